@@ -1,0 +1,2 @@
+//! A balancer to run and script.
+fn main() {}

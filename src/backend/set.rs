@@ -1,0 +1,338 @@
+//! The backend set: a map from keys to backends, in the order of the keys.
+
+use std::fmt;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::Backend;
+
+/// The backends that clients are spread over, each under a key of its own, ordered by key.
+///
+/// It is a map, whatever the order of insertion; cloning it is cheap, since the clones share their backends. Rotation
+/// goes in key order. Two sets are equal if they have the same keys and name the same targets under them.
+///
+/// ```
+/// use tinylb::{BackendSet, TcpBackend};
+///
+/// let mut set = BackendSet::new();
+/// set.insert("node-2", TcpBackend::new("10.0.0.2:6443".parse().unwrap()));
+/// set.insert("node-1", TcpBackend::new("10.0.0.1:6443".parse().unwrap()));
+/// assert_eq!(set.keys().collect::<Vec<_>>(), ["node-1", "node-2"]);
+/// assert_eq!(set.get("node-2").unwrap().target_name(), "10.0.0.2:6443");
+/// ```
+#[derive(Clone, Default)]
+pub struct BackendSet {
+    /// Shared until one of the clones is changed.
+    entries: Arc<IndexMap<Arc<str>, Arc<Entry>>>,
+}
+
+/// A backend as it stands in a set: its key, the target name that was read when it was inserted, and itself.
+pub struct Entry {
+    key: Arc<str>,
+    target_name: Arc<str>,
+    backend: Arc<dyn Backend>,
+}
+
+impl Entry {
+    fn new(key: Arc<str>, backend: Arc<dyn Backend>) -> Arc<Self> {
+        Arc::new(Self { key, target_name: backend.target_name().into(), backend })
+    }
+
+    /// The key it stands under.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The name of what it dials, as it was when it was inserted.
+    pub fn target_name(&self) -> &str {
+        &self.target_name
+    }
+
+    pub(crate) fn shared_key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    pub(crate) fn shared_target_name(&self) -> &Arc<str> {
+        &self.target_name
+    }
+
+    /// The backend itself.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+}
+
+impl BackendSet {
+    /// A set without backends, by which every client is refused.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a backend under a key, and returns the one that was there. Reads its target name.
+    pub fn insert(&mut self, key: impl Into<Arc<str>>, backend: impl Backend + 'static) -> Option<Arc<dyn Backend>> {
+        let entry = Entry::new(key.into(), Arc::new(backend));
+        let (_, replaced) = Arc::make_mut(&mut self.entries).insert_sorted(entry.key.clone(), entry);
+        replaced.map(|old| old.backend.clone())
+    }
+
+    /// Takes a key out of the set, and returns its backend.
+    pub fn remove(&mut self, key: &str) -> Option<Arc<dyn Backend>> {
+        if !self.contains_key(key) {
+            return None; // without copying entries that are shared with a clone
+        }
+        Arc::make_mut(&mut self.entries).shift_remove(key).map(|entry| entry.backend.clone())
+    }
+
+    /// Keeps only the entries of which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) {
+        Arc::make_mut(&mut self.entries).retain(|_, entry| keep(entry));
+    }
+
+    /// Takes all keys out of the set.
+    pub fn clear(&mut self) {
+        *self = Self::new();
+    }
+
+    /// The entry of a key.
+    pub fn get(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key).map(|entry| &**entry)
+    }
+
+    /// Whether a key is in the set.
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// How many backends there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entries, in key order.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter(self.entries.values())
+    }
+
+    /// The keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|entry| &*entry.key)
+    }
+
+    pub(crate) fn shared_entries(&self) -> impl ExactSizeIterator<Item = &Arc<Entry>> {
+        self.entries.values()
+    }
+}
+
+impl<K: Into<Arc<str>>, B: Backend + 'static> Extend<(K, B)> for BackendSet {
+    fn extend<I: IntoIterator<Item = (K, B)>>(&mut self, backends: I) {
+        let entries = Arc::make_mut(&mut self.entries);
+        // Sorted once at the end, since to insert in order moves all that comes after.
+        for (key, backend) in backends {
+            let entry = Entry::new(key.into(), Arc::new(backend));
+            entries.insert(entry.key.clone(), entry);
+        }
+        entries.sort_keys();
+    }
+}
+
+impl<K: Into<Arc<str>>, B: Backend + 'static> FromIterator<(K, B)> for BackendSet {
+    fn from_iter<I: IntoIterator<Item = (K, B)>>(backends: I) -> Self {
+        let mut set = Self::new();
+        set.extend(backends);
+        set
+    }
+}
+
+impl<K: Into<Arc<str>>, B: Backend + 'static, const N: usize> From<[(K, B); N]> for BackendSet {
+    fn from(backends: [(K, B); N]) -> Self {
+        backends.into_iter().collect()
+    }
+}
+
+/// The entries of a [`BackendSet`], in key order.
+#[derive(Clone)]
+pub struct Iter<'a>(indexmap::map::Values<'a, Arc<str>, Arc<Entry>>);
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = &'a Entry;
+
+    fn next(&mut self) -> Option<&'a Entry> {
+        self.0.next().map(|entry| &**entry)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+impl<'a> IntoIterator for &'a BackendSet {
+    type Item = &'a Entry;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// The keys and backends of a [`BackendSet`] that was taken apart, in key order.
+pub struct IntoIter(std::vec::IntoIter<(Arc<str>, Arc<dyn Backend>)>);
+
+impl Iterator for IntoIter {
+    type Item = (Arc<str>, Arc<dyn Backend>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for IntoIter {}
+
+impl IntoIterator for BackendSet {
+    type Item = (Arc<str>, Arc<dyn Backend>);
+    type IntoIter = IntoIter;
+
+    fn into_iter(self) -> IntoIter {
+        let parts: Vec<_> = self.iter().map(|entry| (entry.key.clone(), entry.backend.clone())).collect();
+        IntoIter(parts.into_iter())
+    }
+}
+
+impl PartialEq for BackendSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for BackendSet {}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.target_name == other.target_name
+    }
+}
+
+impl Eq for Entry {}
+
+/// As a map from keys to target names.
+impl fmt::Debug for BackendSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|entry| (&entry.key, &entry.target_name))).finish()
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("key", &self.key).field("target_name", &self.target_name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Iter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+impl fmt::Debug for IntoIter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.as_slice().iter().map(|(key, _)| key)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+
+    use super::*;
+    use crate::backend::{Dial, DialRequest};
+
+    struct Named(&'static str);
+
+    impl Backend for Named {
+        fn target_name(&self) -> String {
+            self.0.to_owned()
+        }
+        fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    fn targets(set: &BackendSet) -> Vec<(&str, &str)> {
+        set.iter().map(|entry| (entry.key(), entry.target_name())).collect()
+    }
+
+    #[test]
+    fn c1_1_the_order_is_that_of_the_keys_however_they_came() {
+        let mut inserted = BackendSet::new();
+        for key in ["c", "a", "d", "b"] {
+            assert!(inserted.insert(key, Named("t")).is_none());
+        }
+        let mut extended = BackendSet::from([("d", Named("t")), ("b", Named("t"))]);
+        extended.extend([("c", Named("t")), ("a", Named("t"))]);
+        assert_eq!(inserted.keys().collect::<String>(), "abcd");
+        assert_eq!(inserted, extended);
+    }
+
+    #[test]
+    fn c1_1_it_does_what_a_map_does() {
+        let mut set = BackendSet::from([("a", Named("old")), ("b", Named("t"))]);
+        assert_eq!(set.insert("a", Named("new")).unwrap().target_name(), "old");
+        assert_eq!(targets(&set), [("a", "new"), ("b", "t")]);
+        assert!(set.remove("x").is_none());
+        assert_eq!(set.remove("a").unwrap().target_name(), "new");
+        assert!(set.get("a").is_none() && !set.contains_key("a") && set.len() == 1);
+        assert_eq!(set.clone().into_iter().collect::<BackendSet>(), set);
+        set.retain(|entry| entry.key() != "b");
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn c1_1_a_clone_shares_its_backends_and_then_goes_its_own_way() {
+        let set = BackendSet::from([("a", Named("t")), ("b", Named("t"))]);
+        let mut clone = set.clone();
+        assert!(Arc::ptr_eq(&set.entries, &clone.entries));
+        clone.remove("a");
+        assert_eq!((set.len(), clone.len()), (2, 1));
+        let backend = |set: &BackendSet| set.get("b").unwrap().backend().clone();
+        assert!(Arc::ptr_eq(&backend(&set), &backend(&clone)));
+    }
+
+    #[test]
+    fn c1_1_sets_differ_by_key_and_by_target() {
+        let set = |key, target| BackendSet::from([(key, Named(target))]);
+        assert_eq!(set("a", "t"), set("a", "t"));
+        assert_ne!(set("a", "t"), set("b", "t"));
+        assert_ne!(set("a", "t"), set("a", "u"));
+        assert_ne!(set("a", "t"), BackendSet::new());
+    }
+
+    #[test]
+    fn c1_3_the_target_name_is_read_once() {
+        struct Renamed(std::sync::Mutex<Cell<u32>>);
+        impl Backend for Renamed {
+            fn target_name(&self) -> String {
+                let count = self.0.lock().unwrap();
+                count.set(count.get() + 1);
+                format!("name {}", count.get())
+            }
+            fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+        }
+        let set = BackendSet::from([("a", Renamed(Default::default()))]);
+        assert_eq!(targets(&set), [("a", "name 1")]);
+        assert_eq!(targets(&set.clone()), [("a", "name 1")]);
+    }
+}

@@ -1,0 +1,145 @@
+//! The host's hand on a running balancer.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::backend::BackendSet;
+use crate::error::Error;
+use crate::event_loop::command::{Reply, Sender, Stop};
+use crate::event_loop::update::Vanished;
+use crate::net::Address;
+use crate::observe::{Applied, Stats};
+
+/// Steers a balancer from any thread: hands it new backend sets, asks for its counters, and stops it.
+///
+/// Got from [`Server::control`](crate::Server::control). Clones steer the same balancer, and dropping them stops
+/// nothing. Nothing here waits for traffic.
+#[derive(Clone)]
+pub struct Control {
+    sender: Sender,
+    local_addr: Address,
+}
+
+impl Control {
+    pub(crate) fn new(sender: Sender, local_addr: Address) -> Self {
+        Self { sender, local_addr }
+    }
+
+    /// The address that the balancer listens on.
+    pub fn local_addr(&self) -> &Address {
+        &self.local_addr
+    }
+
+    /// Replaces the whole backend set, and closes every connection to a target that the new set does not name.
+    ///
+    /// It returns at once; the loop applies the set in its next turn, in one step. Wait for the [`Update`] to know that
+    /// it is done. Updates that come faster than they are applied end in the last set, and a target that any of them
+    /// lacked has its connections closed, even if a later one brings it back.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after the end.
+    pub fn update(&self, set: BackendSet) -> Result<Update, Error> {
+        self.sender.update(set, Vanished::Close).map(Update)
+    }
+
+    /// Replaces the whole backend set, and lets connections to targets that it does not name finish within `limit`.
+    ///
+    /// New connections go to the new set alone, and dials of the vanished targets are cancelled at once. An
+    /// [`update`](Self::update) that still lacks such a target closes its connections before the limit, and any update
+    /// that names it again lifts the limit. Of two limits for one target the earlier holds.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after the end.
+    pub fn update_draining(&self, set: BackendSet, limit: Duration) -> Result<Update, Error> {
+        self.sender.update(set, Vanished::Drain(limit)).map(Update)
+    }
+
+    /// A snapshot of the counters, all taken at one moment. Waits for the loop to come round, which takes it a turn.
+    ///
+    /// Before the balancer runs, all are zero, and there are no backends.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after the end, [`Error::OwnThread`] in an observer or backend.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        self.sender.stats()
+    }
+
+    /// Ends the balancer at once: the listener, dials in flight, and all connections, which are cut.
+    ///
+    /// It returns at once; `run` returns when all is closed. Before the start, it makes `run` return immediately, and
+    /// after the end it does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Wake`] if the system cannot wake the balancer's thread.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        self.sender.stop(Stop::Now)
+    }
+
+    /// Closes the listener, lets dials and connections finish, and ends the balancer when none is left or the limit runs
+    /// out, by which the rest are cut.
+    ///
+    /// Of two limits the earlier holds, and [`shutdown`](Self::shutdown) overrides. Updates are still applied
+    /// meanwhile. Like `shutdown`, it returns at once, can be called before the start, and does nothing after the end.
+    ///
+    /// # Errors
+    /// [`Error::Wake`] if the system cannot wake the balancer's thread.
+    pub fn drain(&self, limit: Duration) -> Result<(), Error> {
+        self.sender.stop(Stop::Drain(limit))
+    }
+
+    pub(crate) fn is_own_thread(&self) -> bool {
+        self.sender.is_own_thread()
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
+}
+
+/// An update on its way. It need not be waited for.
+///
+/// Once it is applied, the balancer reads no byte from a vanished target and writes none to it, and both sockets of each
+/// connection to one are closed. Bytes that a kernel had already, and the tail of a connection that had ended in order,
+/// may still arrive. (For [`update_draining`](Control::update_draining), that holds when the limit has run out.)
+///
+/// Updates that were applied in one step all report what that step did.
+#[derive(Clone)]
+pub struct Update(Reply<Applied>);
+
+impl Update {
+    /// Waits until the update is applied.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the balancer ended before, [`Error::OwnThread`] on the balancer's own thread, unless the
+    /// answer is there already.
+    pub fn wait(&self) -> Result<Applied, Error> {
+        self.0.wait()
+    }
+
+    /// Waits until the update is applied, at most this long; `None` if it is not applied by then.
+    ///
+    /// # Errors
+    /// As those of [`wait`](Self::wait).
+    pub fn wait_timeout(&self, limit: Duration) -> Result<Option<Applied>, Error> {
+        match Instant::now().checked_add(limit) {
+            Some(deadline) => self.0.wait_until(Some(deadline)),
+            None => self.0.wait().map(Some),
+        }
+    }
+
+    /// What the update did, if it is applied by now. Never waits: for hosts whose threads must not block.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the balancer ended before.
+    pub fn poll(&self) -> Result<Option<Applied>, Error> {
+        self.0.poll()
+    }
+}
+
+impl fmt::Debug for Update {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Update").field(&self.0.poll()).finish()
+    }
+}

@@ -1,0 +1,275 @@
+//! From the host's threads to the loop: a mailbox whose size does not depend on how much is put into it, and a waker.
+//!
+//! Whoever waits holds a [`Reply`] to a [`Promise`] that the loop keeps or, by ending, breaks.
+
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+
+use super::update::{MergedUpdate, Vanished};
+use crate::backend::BackendSet;
+use crate::error::Error;
+use crate::observe::{Applied, Stats};
+
+/// A mailbox that wakes the loop, and the loop's end of it.
+pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
+    let mailbox = Mailbox {
+        life: Life::Unstarted,
+        waker: Some(waker),
+        update: None,
+        stats: None,
+        stop: None,
+        targets: Arc::new([]),
+    };
+    let shared = Arc::new(Mutex::new(mailbox));
+    (Sender(shared.clone()), Receiver(shared))
+}
+
+/// The hosts' end; any number of clones.
+#[derive(Clone)]
+pub(crate) struct Sender(Arc<Mutex<Mailbox>>);
+
+/// The loop's end. Dropping it answers everything with "stopped", now and from then on.
+pub(crate) struct Receiver(Arc<Mutex<Mailbox>>);
+
+struct Mailbox {
+    life: Life,
+    /// Gone with the loop, so that no control handle keeps a descriptor open.
+    waker: Option<Arc<Waker>>,
+    update: Option<(MergedUpdate, Promise<Applied>)>,
+    stats: Option<Promise<Stats>>,
+    stop: Option<Stop>,
+    /// The targets that pairs can have, by which updates are merged.
+    targets: Arc<[Arc<str>]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Unstarted,
+    On(ThreadId),
+    Over,
+}
+
+/// How the loop shall end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Now,
+    Drain(Duration),
+}
+
+impl Stop {
+    /// `shutdown` overrides, and of two limits given at once the shorter holds.
+    fn merge(self, other: Option<Self>) -> Self {
+        match (self, other) {
+            (Self::Drain(limit), Some(Self::Drain(another))) => Self::Drain(limit.min(another)),
+            (Self::Now, _) | (_, Some(Self::Now)) => Self::Now,
+            (drain, None) => drain,
+        }
+    }
+}
+
+fn lock(mailbox: &Mutex<Mailbox>) -> MutexGuard<'_, Mailbox> {
+    // No invariant spans an unlock, so a panic elsewhere has broken none.
+    mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sender {
+    pub(crate) fn update(&self, set: BackendSet, vanished: Vanished) -> Result<Reply<Applied>, Error> {
+        let named = set.iter().map(|entry| entry.shared_target_name().clone()).collect();
+        let mut mailbox = lock(&self.0);
+        if mailbox.life == Life::Over {
+            return Err(Error::Stopped);
+        }
+        let (earlier, promise) = match mailbox.update.take() {
+            Some((earlier, promise)) => (Some(earlier), promise),
+            None => (None, Promise::new()),
+        };
+        let fates = earlier.as_ref().map(|earlier| &*earlier.fates);
+        let merged = MergedUpdate::merge(fates, set, &named, vanished, &mailbox.targets);
+        let answer = promise.answer.clone();
+        mailbox.update = Some((merged, promise));
+        let woken = mailbox.wake();
+        drop(mailbox); // before `earlier`, whose backends are the host's and may call in here as they are dropped
+        woken?;
+        Ok(Reply { answer, sender: self.clone() })
+    }
+
+    pub(crate) fn stats(&self) -> Result<Stats, Error> {
+        let mut mailbox = lock(&self.0);
+        match mailbox.life {
+            Life::Over => return Err(Error::Stopped),
+            // Nothing has happened, and nobody knows whether `run` will ever be called.
+            Life::Unstarted => return Ok(Stats::default()),
+            Life::On(_) => {}
+        }
+        let answer = mailbox.stats.get_or_insert_with(Promise::new).answer.clone();
+        mailbox.wake()?;
+        drop(mailbox);
+        Reply { answer, sender: self.clone() }.wait()
+    }
+
+    pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
+        let mut mailbox = lock(&self.0);
+        if mailbox.life == Life::Over {
+            return Ok(());
+        }
+        mailbox.stop = Some(stop.merge(mailbox.stop));
+        mailbox.wake()
+    }
+
+    pub(crate) fn is_own_thread(&self) -> bool {
+        lock(&self.0).life == Life::On(thread::current().id())
+    }
+}
+
+impl Mailbox {
+    fn wake(&self) -> Result<(), Error> {
+        self.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
+    }
+}
+
+/// What the loop is asked for, but for updates.
+pub(crate) struct Orders {
+    pub(crate) stats: Option<Promise<Stats>>,
+    pub(crate) stop: Option<Stop>,
+}
+
+impl Receiver {
+    /// The loop runs from now on, on this thread.
+    pub(crate) fn start(&self) {
+        lock(&self.0).life = Life::On(thread::current().id());
+    }
+
+    /// Hands the waiting update to `replace`, which returns the targets that pairs can have from then on.
+    ///
+    /// That is one step for the senders: an update is merged either before it or by the new targets.
+    pub(crate) fn take_update<T>(
+        &self,
+        replace: impl FnOnce(MergedUpdate) -> (T, Arc<[Arc<str>]>),
+    ) -> Option<(T, Promise<Applied>)> {
+        let mut mailbox = lock(&self.0);
+        let (update, promise) = mailbox.update.take()?;
+        let (replaced, targets) = replace(update);
+        mailbox.targets = targets;
+        Some((replaced, promise))
+    }
+
+    pub(crate) fn take_orders(&self) -> Orders {
+        let mut mailbox = lock(&self.0);
+        Orders { stats: mailbox.stats.take(), stop: mailbox.stop.take() }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut mailbox = lock(&self.0);
+        mailbox.life = Life::Over;
+        let leftovers =
+            (mailbox.waker.take(), mailbox.update.take(), mailbox.stats.take(), mem::take(&mut mailbox.targets));
+        // The host's backends are dropped with the update, and may call in here.
+        drop(mailbox);
+        drop(leftovers);
+    }
+}
+
+/// The loop's word to answer. Dropping it unkept answers "stopped".
+#[derive(Debug)]
+pub(crate) struct Promise<T> {
+    answer: Arc<Answer<T>>,
+}
+
+#[derive(Debug)]
+struct Answer<T> {
+    state: Mutex<AnswerState<T>>,
+    given: Condvar,
+}
+
+#[derive(Debug)]
+enum AnswerState<T> {
+    Awaited,
+    Given(T),
+    Broken,
+}
+
+impl<T> Promise<T> {
+    fn new() -> Self {
+        let answer = Answer { state: Mutex::new(AnswerState::Awaited), given: Condvar::new() };
+        Self { answer: Arc::new(answer) }
+    }
+
+    pub(crate) fn keep(self, value: T) {
+        self.answer.give(AnswerState::Given(value));
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        self.answer.give(AnswerState::Broken);
+    }
+}
+
+impl<T> Answer<T> {
+    fn lock(&self) -> MutexGuard<'_, AnswerState<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first answer stands.
+    fn give(&self, answer: AnswerState<T>) {
+        let mut state = self.lock();
+        if matches!(*state, AnswerState::Awaited) {
+            *state = answer;
+            self.given.notify_all();
+        }
+    }
+}
+
+/// Where the answer to a request will be.
+#[derive(Clone)]
+pub(crate) struct Reply<T> {
+    answer: Arc<Answer<T>>,
+    sender: Sender,
+}
+
+impl<T: Clone> Reply<T> {
+    /// The answer, if there is one yet.
+    pub(crate) fn poll(&self) -> Result<Option<T>, Error> {
+        match &*self.answer.lock() {
+            AnswerState::Awaited => Ok(None),
+            AnswerState::Given(value) => Ok(Some(value.clone())),
+            AnswerState::Broken => Err(Error::Stopped),
+        }
+    }
+
+    /// Waits for the answer.
+    pub(crate) fn wait(&self) -> Result<T, Error> {
+        loop {
+            if let Some(value) = self.wait_until(None)? {
+                return Ok(value);
+            }
+        }
+    }
+
+    /// Waits for the answer until then.
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<T>, Error> {
+        if let Some(value) = self.poll()? {
+            return Ok(Some(value));
+        }
+        if self.sender.is_own_thread() {
+            return Err(Error::OwnThread);
+        }
+        let mut state = self.answer.lock();
+        while matches!(*state, AnswerState::Awaited) {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            state = match left {
+                None => self.answer.given.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(left) => self.answer.given.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        drop(state);
+        self.poll()
+    }
+}

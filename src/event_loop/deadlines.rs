@@ -1,0 +1,120 @@
+//! When to ask a pair whether its time is up.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+/// Reminders, at most one under way for each slot of the pair table.
+///
+/// A reminder belongs to the slot and not to its tenant: it is never searched for or cancelled. Whoever has the slot
+/// when it is due is asked, and reminded again if there is need. So moving bytes costs nothing here, and a short
+/// connection finds its predecessor's reminder still standing.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    queue: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// For each slot, which entry of the queue counts; earlier reminders override later ones, which stay behind.
+    armed: Vec<Option<Instant>>,
+}
+
+impl Deadlines {
+    /// Has the slot's pair asked at this time, or before.
+    pub(crate) fn remind(&mut self, slot: usize, at: Instant) {
+        if slot >= self.armed.len() {
+            self.armed.resize(slot + 1, None);
+        }
+        if self.armed[slot].is_some_and(|armed| armed <= at) {
+            return;
+        }
+        self.armed[slot] = Some(at);
+        self.queue.push(Reverse((at, slot)));
+        self.sweep();
+    }
+
+    /// Drops overridden reminders when they outnumber the slots, so that they cannot pile up.
+    fn sweep(&mut self) {
+        if self.queue.len() > 2 * self.armed.len() + 64 {
+            let armed = &mut self.armed;
+            self.queue.retain(|Reverse((at, slot))| armed[*slot] == Some(*at));
+        }
+    }
+
+    /// The next slot whose pair is to be asked by now. Its reminder is used up.
+    pub(crate) fn next_due(&mut self, now: Instant) -> Option<usize> {
+        while let Some(&Reverse((at, slot))) = self.queue.peek() {
+            let is_overridden = self.armed[slot] != Some(at);
+            if at > now && !is_overridden {
+                break;
+            }
+            self.queue.pop();
+            if !is_overridden {
+                self.armed[slot] = None;
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// When to look for due slots again.
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((at, _))| *at)
+    }
+}
+
+/// The time after a limit, or a day that nobody will see if the limit is that long.
+pub(crate) fn after(now: Instant, limit: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    now.checked_add(limit).unwrap_or_else(|| now + CENTURY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(deadlines: &mut Deadlines, now: Instant) -> Vec<usize> {
+        std::iter::from_fn(|| deadlines.next_due(now)).collect()
+    }
+
+    #[test]
+    fn slots_come_in_the_order_of_their_times_and_not_before() {
+        let (mut deadlines, start) = (Deadlines::default(), Instant::now());
+        let at = |secs| start + Duration::from_secs(secs);
+        deadlines.remind(0, at(3));
+        deadlines.remind(7, at(1));
+        deadlines.remind(2, at(2));
+        assert_eq!(deadlines.earliest(), Some(at(1)));
+        assert_eq!(due(&mut deadlines, at(0)), []);
+        assert_eq!(due(&mut deadlines, at(2)), [7, 2]);
+        assert_eq!(due(&mut deadlines, at(9)), [0]);
+        assert_eq!(deadlines.earliest(), None);
+    }
+
+    #[test]
+    fn an_earlier_reminder_overrides_and_a_later_one_is_left_to_the_answer() {
+        let (mut deadlines, start) = (Deadlines::default(), Instant::now());
+        let at = |secs| start + Duration::from_secs(secs);
+        deadlines.remind(0, at(5));
+        deadlines.remind(0, at(9));
+        deadlines.remind(0, at(2));
+        assert_eq!(due(&mut deadlines, at(3)), [0]);
+        assert_eq!(due(&mut deadlines, at(9)), [], "asked twice for one reminder");
+    }
+
+    #[test]
+    fn c9_1_overridden_reminders_do_not_pile_up() {
+        let (mut deadlines, start) = (Deadlines::default(), Instant::now());
+        for round in 0..10_000_u64 {
+            deadlines.remind(0, start + Duration::from_secs(1_000_000 + round));
+            let soon = start + Duration::from_millis(round);
+            deadlines.remind(0, soon);
+            assert_eq!(due(&mut deadlines, soon), [0]);
+        }
+        assert!(deadlines.queue.len() <= 70, "{} reminders for one slot", deadlines.queue.len());
+    }
+
+    #[test]
+    fn c9_1_no_limit_is_too_long() {
+        let now = Instant::now();
+        assert!(after(now, Duration::MAX) > now + Duration::from_secs(1 << 30));
+        assert_eq!(after(now, Duration::from_secs(1)), now + Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,118 @@
+//! Where the pairs live, and which of them have something to do.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use super::pair::Pair;
+use super::token::{MAX_PAIRS, PairToken};
+
+/// The pairs by slot, and the queue of those to be driven.
+///
+/// Closing is not freeing: a pair that was taken out leaves its slot until [`reap`](Self::reap), so that no event that
+/// is already in hand reaches a newcomer.
+#[derive(Default)]
+pub(crate) struct PairTable {
+    slots: Slab<Slot>,
+    queue: VecDeque<usize>,
+    vacated: Vec<usize>,
+}
+
+struct Slot {
+    token: PairToken,
+    pair: Option<Pair>,
+    /// Whether the slot is in the queue, where it is at most once.
+    is_queued: bool,
+}
+
+impl PairTable {
+    /// Takes a pair in under a token of its own, made of its slot and its number.
+    pub(crate) fn insert(&mut self, pair: Pair) -> PairToken {
+        let vacant = self.slots.vacant_entry();
+        let token = PairToken::new(vacant.key(), pair.id);
+        vacant.insert(Slot { token, pair: Some(pair), is_queued: false });
+        token
+    }
+
+    /// How many pairs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.vacated.len()
+    }
+
+    /// Whether one more can be told apart by its token.
+    pub(crate) fn has_room(&self) -> bool {
+        self.slots.len() < MAX_PAIRS
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: usize) -> Option<&mut Pair> {
+        self.slots.get_mut(slot)?.pair.as_mut()
+    }
+
+    /// The pair of a token, unless it is gone.
+    pub(crate) fn find(&mut self, token: PairToken) -> Option<&mut Pair> {
+        let slot = self.slots.get_mut(token.slot)?;
+        if slot.token == token { slot.pair.as_mut() } else { None }
+    }
+
+    /// The token of the pair in a slot.
+    pub(crate) fn token(&self, slot: usize) -> Option<PairToken> {
+        self.slots.get(slot).map(|slot| slot.token)
+    }
+
+    /// Takes a pair out, to be closed. Its slot stays taken until [`reap`](Self::reap).
+    pub(crate) fn take(&mut self, slot: usize) -> Option<Pair> {
+        let pair = self.slots.get_mut(slot)?.pair.take()?;
+        self.vacated.push(slot);
+        Some(pair)
+    }
+
+    /// Every slot number that may have a pair.
+    pub(crate) fn slot_numbers(&self) -> std::ops::Range<usize> {
+        0..self.slots.capacity()
+    }
+
+    /// Queues a pair to be driven, if it is not queued already.
+    pub(crate) fn enqueue(&mut self, slot: usize) {
+        if let Some(entry) = self.slots.get_mut(slot) {
+            if !entry.is_queued && entry.pair.is_some() {
+                entry.is_queued = true;
+                self.queue.push_back(slot);
+            }
+        }
+    }
+
+    pub(crate) fn is_queued(&self, slot: usize) -> bool {
+        self.slots.get(slot).is_some_and(|slot| slot.is_queued)
+    }
+
+    /// How many slots are queued.
+    pub(crate) fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The next slot to be driven, whose pair may be gone by now.
+    pub(crate) fn dequeue(&mut self) -> Option<usize> {
+        let slot = self.queue.pop_front()?;
+        if let Some(entry) = self.slots.get_mut(slot) {
+            entry.is_queued = false;
+        }
+        Some(slot)
+    }
+
+    /// Frees the slots of the pairs that were taken out. One that is still queued waits for its turn in the queue,
+    /// lest it be queued twice for its next tenant.
+    pub(crate) fn reap(&mut self) {
+        let slots = &mut self.slots;
+        self.vacated.retain(|&slot| {
+            let stays = slots[slot].is_queued;
+            if !stays {
+                slots.remove(slot);
+            }
+            stays
+        });
+        // A crowd that has left gives its memory back.
+        if self.slots.is_empty() && self.slots.capacity() > 256 {
+            *self = Self::default();
+        }
+    }
+}

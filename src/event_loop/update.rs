@@ -1,0 +1,142 @@
+//! Several updates made one: the last set, and what became of each target on the way.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::BackendSet;
+
+/// What becomes of the pairs of a target by the updates since the last that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Named by the last update, and by every plain one: they stay, and a drain is lifted.
+    Stay,
+    /// They may finish within the limit. `anew` if an earlier drain was lifted on the way, whose limit is void then.
+    Drain { limit: Duration, anew: bool },
+    /// Missing from a plain update: they are closed, also if the target has come back since.
+    Close,
+}
+
+/// How an update treats the targets that it does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vanished {
+    Close,
+    Drain(Duration),
+}
+
+/// An update to be applied, made of all that were given since the last one was.
+///
+/// Its size is that of the sets: fates are kept for the targets that pairs can have, which the loop tells whenever it
+/// has applied an update.
+#[derive(Debug)]
+pub(crate) struct MergedUpdate {
+    pub(crate) set: BackendSet,
+    /// In the order of the targets in force; see [`merge`](Self::merge).
+    pub(crate) fates: Vec<Fate>,
+}
+
+impl MergedUpdate {
+    /// An update that comes after those with these fates. `targets` are those that pairs can have, and `named` those
+    /// of the new set.
+    pub(crate) fn merge(
+        earlier: Option<&[Fate]>,
+        set: BackendSet,
+        named: &HashSet<Arc<str>>,
+        vanished: Vanished,
+        targets: &[Arc<str>],
+    ) -> Self {
+        let earlier = |index: usize| earlier.map(|fates| fates[index]);
+        let fate = |(index, target)| Fate::next(earlier(index), named.contains(target), vanished);
+        let fates = targets.iter().enumerate().map(fate).collect();
+        Self { set, fates }
+    }
+}
+
+impl Fate {
+    /// What becomes of a target by one more update.
+    fn next(earlier: Option<Self>, is_named: bool, vanished: Vanished) -> Self {
+        match (earlier, vanished) {
+            (Some(Self::Close), _) => Self::Close,
+            _ if is_named => Self::Stay,
+            (_, Vanished::Close) => Self::Close,
+            (None, Vanished::Drain(limit)) => Self::Drain { limit, anew: false },
+            (Some(Self::Stay), Vanished::Drain(limit)) => Self::Drain { limit, anew: true },
+            (Some(Self::Drain { limit, anew }), Vanished::Drain(another)) => {
+                Self::Drain { limit: limit.min(another), anew }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::TcpBackend;
+
+    const TARGET: &str = "127.0.0.1:1";
+    const OTHER: &str = "127.0.0.1:2";
+
+    fn set(targets: &[&str]) -> BackendSet {
+        targets.iter().map(|target| (*target, TcpBackend::new(target.parse().unwrap()))).collect()
+    }
+
+    fn merge(earlier: Option<MergedUpdate>, set: BackendSet, vanished: Vanished, targets: &[Arc<str>]) -> MergedUpdate {
+        let named = set.iter().map(|entry| entry.shared_target_name().clone()).collect();
+        MergedUpdate::merge(earlier.as_ref().map(|earlier| &*earlier.fates), set, &named, vanished, targets)
+    }
+
+    /// The fate of `TARGET` after updates that name it or not.
+    fn fate(updates: &[(bool, Vanished)]) -> Fate {
+        let targets = [OTHER.into(), TARGET.into()];
+        let mut merged = None;
+        for (is_named, vanished) in updates {
+            let names: &[&str] = if *is_named { &[TARGET] } else { &[] };
+            merged = Some(merge(merged, set(names), *vanished, &targets));
+        }
+        merged.unwrap().fates[1]
+    }
+
+    const WITH: (bool, Vanished) = (true, Vanished::Close);
+    const WITHOUT: (bool, Vanished) = (false, Vanished::Close);
+
+    fn draining(secs: u64) -> (bool, Vanished) {
+        (false, Vanished::Drain(Duration::from_secs(secs)))
+    }
+
+    fn drain(secs: u64, anew: bool) -> Fate {
+        Fate::Drain { limit: Duration::from_secs(secs), anew }
+    }
+
+    #[test]
+    fn c3_6_a_removal_is_never_lost() {
+        assert_eq!(fate(&[WITH]), Fate::Stay);
+        assert_eq!(fate(&[WITHOUT]), Fate::Close);
+        assert_eq!(fate(&[WITHOUT, WITH]), Fate::Close);
+        assert_eq!(fate(&[WITH, WITHOUT, WITH, WITH]), Fate::Close);
+    }
+
+    #[test]
+    fn c3_9_a_plain_update_overrides_a_drain_a_naming_one_lifts_it_and_the_earlier_limit_holds() {
+        assert_eq!(fate(&[draining(5)]), drain(5, false));
+        assert_eq!(fate(&[draining(5), draining(9)]), drain(5, false));
+        assert_eq!(fate(&[draining(5), draining(2)]), drain(2, false));
+        assert_eq!(fate(&[draining(5), WITHOUT]), Fate::Close);
+        assert_eq!(fate(&[WITHOUT, draining(5)]), Fate::Close);
+        assert_eq!(fate(&[draining(5), WITH]), Fate::Stay);
+        assert_eq!(fate(&[draining(2), WITH, draining(9)]), drain(9, true));
+        assert_eq!(fate(&[WITH, draining(9), draining(3)]), drain(3, true));
+    }
+
+    #[test]
+    fn c3_6_the_last_set_counts_and_memory_does_not_grow_with_the_updates() {
+        let targets = [TARGET.into()];
+        let mut merged = None;
+        for _ in 0..1000 {
+            merged = Some(merge(merged, set(&[OTHER]), Vanished::Close, &targets));
+            merged = Some(merge(merged, set(&[TARGET]), Vanished::Close, &targets));
+        }
+        let merged = merged.unwrap();
+        assert_eq!(merged.set, set(&[TARGET]));
+        assert_eq!(merged.fates, [Fate::Close]);
+    }
+}

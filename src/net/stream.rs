@@ -1,0 +1,164 @@
+//! What the balancer asks of a transport: the traits [`Stream`] and [`Listener`].
+
+use std::io;
+
+use mio::event::Source;
+
+use super::{Address, SocketOptions};
+
+/// What an event said of a stream: reasons to try an operation, never verdicts.
+///
+/// A spurious flag costs an attempt that ends in [`WouldBlock`](io::ErrorKind::WouldBlock); a missing one may leave
+/// the connection hanging.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Readiness {
+    /// Reading may succeed.
+    pub readable: bool,
+    /// Writing may succeed.
+    pub writable: bool,
+    /// The peer has finished sending. What it sent before may still have to be read.
+    pub read_closed: bool,
+    /// The peer takes nothing more.
+    pub write_closed: bool,
+    /// The stream has met an error, to be asked for with [`Stream::take_error`].
+    pub error: bool,
+    /// The peer sent something out of band, at which a read may stop short of what is there.
+    pub priority: bool,
+}
+
+impl Readiness {
+    /// Everything that can be tried is worth trying: what a transport reports that cannot tell more exactly.
+    pub const READ_WRITE: Self =
+        Self { readable: true, writable: true, read_closed: false, write_closed: false, error: false, priority: false };
+
+    /// Whether the peer is gone in both directions.
+    pub fn is_hang_up(self) -> bool {
+        self.read_closed && self.write_closed
+    }
+}
+
+impl From<&mio::event::Event> for Readiness {
+    fn from(event: &mio::event::Event) -> Self {
+        Self {
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            write_closed: event.is_write_closed(),
+            error: event.is_error(),
+            priority: event.is_priority(),
+        }
+    }
+}
+
+/// One end of a non-blocking stream connection: a socket, or a protocol spoken over one.
+///
+/// `read`, `write` and `flush` are those of [`io::Read`] and [`io::Write`]; when they cannot go on they return
+/// [`WouldBlock`](io::ErrorKind::WouldBlock), and the stream's event source reports when it is worth trying again. The
+/// source is registered once, edge-triggered, for reading and writing; every change from *would block* to *can go on*
+/// must be an event. `write` may take bytes that it has not passed on yet (a TLS record, say): then `flush` passes
+/// them on, and while it would block, the balancer reads nothing more for this stream.
+///
+/// It is implemented for [`mio::net::TcpStream`] and `mio::net::UnixStream`.
+pub trait Stream: io::Read + io::Write + Source + Send {
+    /// Ends the write side: the peer reads what was written before, then an end of stream.
+    ///
+    /// Called after a `flush` that succeeded, and again after the next event if it would block.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it has to wait; any other error cuts the connection.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Whether a connection that was begun by [`Backend::dial`](crate::Backend::dial) is established by now.
+    ///
+    /// Called on each event until it says `true` or fails. A protocol with a handshake of its own may drive it here,
+    /// so that a backend that cannot complete it counts as failed and the next one is tried.
+    ///
+    /// # Errors
+    /// Why the connection could not be established.
+    fn check_connect(&mut self) -> io::Result<bool>;
+
+    /// Takes the error that the stream has met by itself, if any: a reset, a time-out of its keepalive.
+    ///
+    /// # Errors
+    /// When the stream cannot be asked, which is then taken for its error.
+    fn take_error(&mut self) -> io::Result<Option<io::Error>>;
+
+    /// Prepares a drop that the peer can tell from an orderly end: over TCP, by a reset.
+    ///
+    /// The stream is dropped right after. By default nothing is prepared, and a cut looks like a close.
+    fn abort(&mut self) {}
+
+    /// Whether a read that returned less than it had room for has left nothing to read, so that the next event will
+    /// tell when there is more. Saves a call that would block. By default `false`.
+    fn short_read_means_drained(&self) -> bool {
+        false
+    }
+
+    /// What an event of this stream's source means for the stream. By default, what it says.
+    ///
+    /// A protocol that has to read in order to write, or the reverse, answers [`Readiness::READ_WRITE`] to anything.
+    fn translate(&self, event: Readiness) -> Readiness {
+        event
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    /// When the transport has none or cannot tell; by default `Unsupported`.
+    fn local_addr(&self) -> io::Result<Address> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Where clients arrive.
+///
+/// TCP and Unix-domain listeners come with the crate: see [`IntoListener`](super::IntoListener).
+pub trait Listener: Source + Send {
+    /// Takes the next client that waits, and its address.
+    ///
+    /// # Errors
+    /// `WouldBlock` when none waits, after which an event tells when one does. Errors of one client
+    /// (`ConnectionAborted` and the like) skip that client; all others pause accepting for a moment.
+    fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)>;
+
+    /// The address listened on.
+    ///
+    /// # Errors
+    /// When the transport cannot tell.
+    fn local_addr(&self) -> io::Result<Address>;
+
+    /// Has the options applied to every stream that is accepted from now on. Called once, when the server is built.
+    /// By default they are ignored.
+    ///
+    /// # Errors
+    /// When an option cannot be set; the server is not built then.
+    fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
+        let _ = options;
+        Ok(())
+    }
+}
+
+impl<S: Stream + ?Sized> Stream for Box<S> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        (**self).shutdown_write()
+    }
+    fn check_connect(&mut self) -> io::Result<bool> {
+        (**self).check_connect()
+    }
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        (**self).take_error()
+    }
+    fn abort(&mut self) {
+        (**self).abort();
+    }
+    fn short_read_means_drained(&self) -> bool {
+        (**self).short_read_means_drained()
+    }
+    fn translate(&self, event: Readiness) -> Readiness {
+        (**self).translate(event)
+    }
+    fn local_addr(&self) -> io::Result<Address> {
+        (**self).local_addr()
+    }
+}

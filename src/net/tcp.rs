@@ -1,0 +1,120 @@
+//! TCP sockets as streams and listeners.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+
+use super::{Address, Listener, SocketOptions, Stream};
+
+impl Stream for TcpStream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn check_connect(&mut self) -> io::Result<bool> {
+        // In the good case one call answers; only a socket without a peer is asked for the reason.
+        match self.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(not_connected) => match Self::take_error(self)? {
+                Some(err) => Err(err),
+                None if not_connected.kind() == io::ErrorKind::NotConnected => Ok(false),
+                None => Err(not_connected),
+            },
+        }
+    }
+
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Self::take_error(self)
+    }
+
+    #[cfg(feature = "socket2")]
+    fn abort(&mut self) {
+        // A socket that refuses this option is past sending anything.
+        let _ = socket2::SockRef::from(&*self).set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    fn short_read_means_drained(&self) -> bool {
+        // epoll promises it for stream sockets, save at urgent data, of which `Readiness::priority` tells. Elsewhere
+        // nothing tells of that, or an event needs a read that blocked before it.
+        cfg!(any(target_os = "linux", target_os = "android"))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        Self::local_addr(self).map(Address::Ip)
+    }
+}
+
+/// A TCP listener whose clients get the options it was given.
+#[derive(Debug)]
+pub(super) struct TcpAcceptor {
+    listener: TcpListener,
+    /// Without socket2 this cannot be set on the listener, to be inherited: each accepted stream is given it.
+    #[cfg(not(feature = "socket2"))]
+    nodelay: bool,
+}
+
+impl TcpAcceptor {
+    pub(super) fn new(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            #[cfg(not(feature = "socket2"))]
+            nodelay: false,
+        }
+    }
+}
+
+impl Listener for TcpAcceptor {
+    fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
+        let (stream, addr) = self.listener.accept()?;
+        // The only reason to fail is that the client is gone already, which will be noticed soon enough.
+        #[cfg(not(feature = "socket2"))]
+        let _ = if self.nodelay { stream.set_nodelay(true) } else { Ok(()) };
+        Ok((Box::new(stream), Address::Ip(addr)))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        self.listener.local_addr().map(Address::Ip)
+    }
+
+    #[cfg(feature = "socket2")]
+    fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
+        // Accepted sockets inherit these, which saves up to five system calls for each.
+        let socket = socket2::SockRef::from(&self.listener);
+        socket.set_tcp_nodelay(options.nodelay)?;
+        super::options::apply(&socket, options)
+    }
+
+    #[cfg(not(feature = "socket2"))]
+    fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
+        self.nodelay = options.nodelay;
+        Ok(())
+    }
+}
+
+impl Source for TcpAcceptor {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.listener.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.listener.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.listener.deregister(registry)
+    }
+}
+
+/// Begins a connection; whether it succeeds, [`Stream::check_connect`] will tell.
+pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr)?;
+    if options.nodelay {
+        stream.set_nodelay(true)?;
+    }
+    #[cfg(feature = "socket2")]
+    super::options::apply(&socket2::SockRef::from(&stream), options)?;
+    Ok(stream)
+}

@@ -1,0 +1,42 @@
+//! Unix-domain sockets as streams and listeners.
+
+use std::io;
+use std::net::Shutdown;
+
+use mio::net::{UnixListener, UnixStream};
+
+use super::{Address, Listener, Stream};
+
+// `short_read_means_drained` stays false: a read stops early where a peer passed a descriptor along.
+impl Stream for UnixStream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn check_connect(&mut self) -> io::Result<bool> {
+        // Such a connect is done or has failed at once; an error can only have come since.
+        match Self::take_error(self)? {
+            Some(err) => Err(err),
+            None => Ok(true),
+        }
+    }
+
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        Self::take_error(self)
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        Self::local_addr(self).map(Address::from)
+    }
+}
+
+impl Listener for UnixListener {
+    fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
+        let (stream, addr) = Self::accept(self)?;
+        Ok((Box::new(stream), Address::from(addr)))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        Self::local_addr(self).map(Address::from)
+    }
+}

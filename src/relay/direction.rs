@@ -1,0 +1,344 @@
+//! One way through a pair: what one side sends goes to the other, in order, with backpressure, to its end.
+
+use super::Side;
+
+/// The first read of a direction, and what its reads shrink to when the reader does not keep up. Most messages fit.
+const SMALLEST_READ: usize = 16 * 1024;
+
+/// One way through a pair.
+///
+/// ```text
+/// Open ──end of stream read──> Ending ──delivered, flushed, and the end passed on──> Ended
+/// ```
+///
+/// Bytes are read into a scratch buffer that all pairs share, and what the other side does not take at once is
+/// *stuck*: only then the direction has a buffer of its own, and until it is empty nothing more is read. So a
+/// direction holds at most one read, and an idle one holds nothing.
+pub(crate) struct Direction {
+    flow: Flow,
+    stuck: Vec<u8>,
+    /// How much of `stuck` is delivered already.
+    delivered: usize,
+    /// The sink may hold back bytes that it has taken.
+    unflushed: bool,
+    /// How much to read at once: small until the reader has shown that it keeps up, so that many stalled connections
+    /// do not hold many large buffers.
+    read_size: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Open,
+    Ending,
+    Ended,
+}
+
+/// Why a drive came to a halt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drive {
+    /// Nothing can be done until an event.
+    Blocked,
+    /// More could be done, but the budget is spent.
+    Unfinished,
+    /// The end of the stream has been passed on.
+    Ended,
+}
+
+impl Direction {
+    /// A direction whose sink gets these bytes first.
+    pub(crate) fn new(preface: Vec<u8>) -> Self {
+        Self { flow: Flow::Open, stuck: preface, delivered: 0, unflushed: false, read_size: SMALLEST_READ }
+    }
+
+    /// Whether its source has ended its stream, which need not have been passed on yet.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.flow != Flow::Open
+    }
+
+    /// Moves bytes until one of the sides blocks, the stream has ended, or about `budget` bytes are moved. `scratch` is
+    /// the largest read, and counts in `moved` what the sink has taken.
+    ///
+    /// Errors stay with the side that met them. A source that has failed is read to the last byte that it still has.
+    pub(crate) fn drive(
+        &mut self,
+        from: &mut Side,
+        to: &mut Side,
+        scratch: &mut [u8],
+        budget: usize,
+        moved: &mut u64,
+    ) -> Drive {
+        let mut left = budget;
+        loop {
+            if !self.deliver(to, moved) {
+                return Drive::Blocked;
+            }
+            match self.flow {
+                Flow::Ended => return Drive::Ended,
+                Flow::Ending if to.shutdown_write().is_some() => self.flow = Flow::Ended,
+                Flow::Ending => return Drive::Blocked,
+                Flow::Open if to.has_failed() => return Drive::Blocked,
+                Flow::Open if left == 0 && from.is_readable() => return Drive::Unfinished,
+                Flow::Open => {
+                    let size = self.read_size.min(scratch.len());
+                    let Some(len) = from.read(&mut scratch[..size]) else { return Drive::Blocked };
+                    left = left.saturating_sub(len);
+                    self.pass_on(&scratch[..len], size, scratch.len(), to, moved);
+                }
+            }
+        }
+    }
+
+    /// Delivers what is stuck and has it flushed. Whether nothing is left.
+    fn deliver(&mut self, to: &mut Side, moved: &mut u64) -> bool {
+        while self.delivered < self.stuck.len() {
+            let Some(len) = to.write(&self.stuck[self.delivered..]) else { return false };
+            self.delivered += len;
+            self.unflushed = true;
+            *moved += len as u64;
+        }
+        if self.delivered > 0 {
+            (self.stuck, self.delivered) = (Vec::new(), 0); // gives the memory back
+        }
+        if self.unflushed {
+            self.unflushed = to.flush().is_none();
+        }
+        !self.unflushed
+    }
+
+    /// Writes what was read, an end of stream if it is empty. What the sink does not take is stuck.
+    fn pass_on(&mut self, mut bytes: &[u8], read_size: usize, largest: usize, to: &mut Side, moved: &mut u64) {
+        if bytes.is_empty() {
+            self.flow = Flow::Ending;
+            return;
+        }
+        let filled_the_read = bytes.len() == read_size;
+        while !bytes.is_empty() {
+            let Some(len) = to.write(bytes) else { break };
+            bytes = &bytes[len..];
+            self.unflushed = true;
+            *moved += len as u64;
+        }
+        if !bytes.is_empty() {
+            self.stuck = bytes.to_vec();
+            self.read_size = (self.read_size / 2).max(SMALLEST_READ);
+        } else if filled_the_read {
+            self.read_size = (self.read_size * 2).min(largest.max(SMALLEST_READ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::super::script::{Act, Script, Seen};
+    use super::*;
+    use crate::net::Readiness;
+
+    /// Both sides of a direction, with everything that events could have said.
+    struct Rig {
+        direction: Direction,
+        from: Side,
+        to: Side,
+        sink: Seen,
+        scratch: Vec<u8>,
+        moved: u64,
+    }
+
+    impl Rig {
+        fn new(source: Script, sink: Script) -> Self {
+            let seen = sink.seen();
+            let mut rig = Self {
+                direction: Direction::new(Vec::new()),
+                from: Side::new(Box::new(source)),
+                to: Side::new(Box::new(sink)),
+                sink: seen,
+                scratch: vec![0; 64 * 1024],
+                moved: 0,
+            };
+            rig.events();
+            rig
+        }
+
+        fn events(&mut self) {
+            self.from.note(Readiness::READ_WRITE);
+            self.to.note(Readiness::READ_WRITE);
+        }
+
+        fn drive(&mut self, budget: usize) -> Drive {
+            self.direction.drive(&mut self.from, &mut self.to, &mut self.scratch, budget, &mut self.moved)
+        }
+
+        fn received(&self) -> Vec<u8> {
+            self.sink.written()
+        }
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+    }
+
+    #[test]
+    fn c6_1_every_byte_arrives_once_and_in_order_however_small_the_pieces() {
+        let data = pattern(1000);
+        let source = Script::new()
+            .reads(data.chunks(7).flat_map(|piece| [Act::Data(piece.to_vec()), Act::Block]))
+            .reads([Act::End]);
+        let sink = Script::new().takes([1, 0, 3, 0, 2, 1, 0].repeat(600));
+        let mut rig = Rig::new(source, sink);
+        let mut drives = 0;
+        while rig.drive(100) != Drive::Ended {
+            rig.events();
+            drives += 1;
+            assert!(drives < 10_000, "no progress");
+        }
+        assert_eq!(rig.received(), data);
+        assert_eq!(rig.moved, 1000);
+        assert!(rig.sink.is_shut());
+    }
+
+    #[test]
+    fn c6_2_the_end_is_passed_on_after_what_is_stuck() {
+        let source = Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]);
+        let mut rig = Rig::new(source, Script::new().takes([1, 0, 0]));
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert!(!rig.sink.is_shut() && !rig.direction.has_finished());
+        rig.events();
+        rig.events();
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        rig.events();
+        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.received(), b"tail");
+        assert!(rig.sink.is_shut());
+    }
+
+    #[test]
+    fn c6_3_nothing_is_read_while_something_is_stuck_and_then_nothing_is_held() {
+        let source = Script::new().reads([Act::Data(pattern(100)), Act::Data(pattern(100)), Act::Block]);
+        let read = source.seen();
+        let mut rig = Rig::new(source, Script::new().takes([10, 0]));
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!((read.reads(), rig.direction.stuck.len()), (1, 90));
+        rig.events();
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!((read.reads(), rig.direction.stuck.capacity()), (3, 0));
+        assert_eq!(rig.received().len(), 200);
+    }
+
+    #[test]
+    fn c6_3_reads_grow_while_the_reader_keeps_up_and_shrink_when_it_does_not() {
+        let source = Script::new().reads((0..6).map(|_| Act::Data(pattern(1 << 20))));
+        let mut rig = Rig::new(source, Script::new().takes([usize::MAX, usize::MAX, usize::MAX, 5, 0]));
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.received().len(), (16 + 32 + 64) * 1024 + 5);
+        assert_eq!(rig.direction.stuck.len(), 64 * 1024 - 5, "at most one read of the largest size");
+        assert_eq!(rig.direction.read_size, 32 * 1024);
+    }
+
+    #[test]
+    fn c6_6_a_spent_budget_leaves_the_rest_for_later_without_an_event() {
+        let source = Script::new().reads([Act::Data(pattern(40_000)), Act::Block]);
+        let mut rig = Rig::new(source, Script::new());
+        assert_eq!(rig.drive(1), Drive::Unfinished);
+        assert_eq!(rig.received().len(), SMALLEST_READ);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.received(), pattern(40_000));
+    }
+
+    #[test]
+    fn c6_4_an_end_after_an_error_is_a_cut_and_not_an_end() {
+        let source = Script::new().reads([Act::Data(b"before".to_vec()), Act::End]).error(ErrorKind::ConnectionReset);
+        let mut rig = Rig::new(source, Script::new());
+        rig.from.note(Readiness { error: true, ..Readiness::default() });
+        assert_eq!(rig.from.failure().unwrap().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.received(), b"before", "what came before the reset is passed on");
+        assert!(!rig.sink.is_shut() && !rig.direction.has_finished());
+    }
+
+    #[test]
+    fn c6_4_errors_stay_with_the_side_that_met_them() {
+        let source = Script::new().reads([Act::Fail(ErrorKind::ConnectionReset)]);
+        let mut rig = Rig::new(source, Script::new());
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert!(rig.from.has_failed() && !rig.to.has_failed());
+
+        let source = Script::new().reads([Act::Data(b"x".to_vec()), Act::Block]);
+        let mut rig = Rig::new(source, Script::new().write_error(ErrorKind::BrokenPipe));
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert!(rig.to.has_failed() && !rig.from.has_failed());
+    }
+
+    #[test]
+    fn c9_1_an_interrupted_call_is_repeated() {
+        let source = Script::new().reads([
+            Act::Fail(ErrorKind::Interrupted),
+            Act::Data(b"x".to_vec()),
+            Act::Fail(ErrorKind::Interrupted),
+            Act::End,
+        ]);
+        let mut rig = Rig::new(source, Script::new());
+        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.received(), b"x");
+    }
+
+    #[test]
+    fn a_short_read_ends_reading_only_where_the_stream_guarantees_it_and_the_peer_goes_on() {
+        let script = || Script::new().reads([Act::Data(b"x".to_vec()), Act::Data(b"y".to_vec()), Act::Block]);
+        let reads = |script: Script, event: Readiness| {
+            let seen = script.seen();
+            let mut rig = Rig::new(script, Script::new());
+            rig.from.note(event);
+            rig.drive(1000);
+            seen.reads()
+        };
+        let nothing = Readiness::default();
+        assert_eq!(reads(script(), nothing), 3);
+        assert_eq!(reads(script().drained_by_short_reads(), nothing), 1);
+        // With these no further event would tell of what is left.
+        let closed = Readiness { read_closed: true, ..nothing };
+        assert_eq!(reads(script().drained_by_short_reads(), closed), 3);
+        let urgent = Readiness { priority: true, ..nothing };
+        assert_eq!(reads(script().drained_by_short_reads(), urgent), 3);
+    }
+
+    #[test]
+    fn c1_2_a_flush_that_blocks_holds_back_reading_and_the_end() {
+        let source = Script::new().reads([Act::Data(b"record".to_vec()), Act::End]);
+        let read = source.seen();
+        let mut rig = Rig::new(source, Script::new().flush_blocks(2));
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        rig.events();
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(read.reads(), 1);
+        rig.events();
+        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert!(rig.sink.is_shut());
+    }
+
+    #[test]
+    fn c1_2_ending_the_write_side_may_block() {
+        let mut rig = Rig::new(Script::new().reads([Act::End]), Script::new().shutdown_blocks(1));
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert!(rig.direction.has_finished() && !rig.sink.is_shut());
+        rig.events();
+        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert!(rig.sink.is_shut());
+    }
+
+    #[test]
+    fn a_preface_goes_first_and_only_once() {
+        let mut rig = Rig::new(Script::new().reads([Act::Data(b"body".to_vec()), Act::End]), Script::new());
+        rig.direction = Direction::new(b"head ".to_vec());
+        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.received(), b"head body");
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_has_failed() {
+        let source = Script::new().reads([Act::Data(b"x".to_vec()), Act::Block]);
+        let mut rig = Rig::new(source, Script::new().write_zero());
+        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.to.failure().unwrap().kind(), ErrorKind::WriteZero);
+    }
+}

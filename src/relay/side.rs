@@ -1,0 +1,181 @@
+//! One end of a pair: a stream, what events said of it, and the error it has met.
+
+use std::io;
+
+use mio::{Registry, Token};
+
+use crate::net::{INTEREST, Readiness, Stream};
+
+/// A stream with what is known of it.
+///
+/// Events set readiness, and only an operation that would block clears it: the stream is registered once,
+/// edge-triggered, so that what is not taken up now will not be told again.
+///
+/// Dropping a side cuts it: whatever ends a pair, a panic in the host's code too, its peer cannot take what it got for
+/// complete. Only [`close`](Self::close) is an orderly end.
+pub(crate) struct Side {
+    stream: Box<dyn Stream>,
+    readable: bool,
+    writable: bool,
+    /// The peer has finished, or sent something out of band: a short read proves nothing any more, for no event will
+    /// tell of the end of stream, or of what comes after the mark.
+    read_to_the_end: bool,
+    /// Once an error is met, the side has failed for good: a later end of stream is none.
+    failure: Option<io::Error>,
+    is_closed_in_order: bool,
+}
+
+impl Side {
+    /// A stream that may be written to until it says otherwise; that it can be read, an event has to tell.
+    pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
+        Self {
+            stream,
+            readable: false,
+            writable: true,
+            read_to_the_end: false,
+            failure: None,
+            is_closed_in_order: false,
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &dyn Stream {
+        &*self.stream
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut *self.stream, token, INTEREST)
+    }
+
+    /// Takes note of an event. An error flag is answered at once, since a side that is not being read would never
+    /// tell of its error otherwise.
+    pub(crate) fn note(&mut self, event: Readiness) {
+        let event = self.stream.translate(event);
+        self.readable |= event.readable || event.read_closed || event.error;
+        self.writable |= event.writable || event.write_closed || event.error;
+        self.read_to_the_end |= event.read_closed || event.priority;
+        if event.error {
+            match self.stream.take_error() {
+                Ok(None) => {}
+                Ok(Some(err)) | Err(err) => self.fail(err),
+            }
+        }
+    }
+
+    /// Whether the peer is gone, judging by an event that came while nothing is read: it has reset the connection, or,
+    /// where there are no resets, closed it in both directions.
+    pub(crate) fn is_gone(&mut self, event: Readiness) -> bool {
+        if self.failure.is_none() && event.is_hang_up() {
+            // Writing nothing tells a closed socket from a false alarm, and harms neither.
+            if let Err(err) = self.stream.write(&[]) {
+                if !is_transient(&err) {
+                    self.fail(err);
+                }
+            }
+        }
+        self.failure.is_some()
+    }
+
+    pub(crate) fn check_connect(&mut self) -> io::Result<bool> {
+        match self.failure.take() {
+            Some(err) => Err(err),
+            None => self.stream.check_connect(),
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<&io::Error> {
+        self.failure.as_ref()
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Remembers the first error. What the peer sent before it may still be read.
+    fn fail(&mut self, err: io::Error) {
+        self.failure.get_or_insert(err);
+        self.readable = true;
+    }
+
+    /// Reads what there is: `Some(0)` at the end of stream, `None` if there is nothing for now, or never will be.
+    pub(crate) fn read(&mut self, room: &mut [u8]) -> Option<usize> {
+        while self.readable {
+            match self.stream.read(room) {
+                // The kernel forgets an error that was taken, and shows an end where the stream was cut off.
+                Ok(0) if self.has_failed() => self.readable = false,
+                Ok(len) => {
+                    let is_short = len > 0 && len < room.len();
+                    if is_short && !self.read_to_the_end && self.stream.short_read_means_drained() {
+                        self.readable = false;
+                    }
+                    return Some(len);
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => {
+                    if err.kind() != io::ErrorKind::WouldBlock {
+                        self.fail(err);
+                    }
+                    self.readable = false;
+                }
+            }
+        }
+        None
+    }
+
+    /// Writes as much as the stream takes: `None` if it takes nothing for now, or never will.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.attempt(|stream| match stream.write(bytes) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            result => result,
+        })
+    }
+
+    /// Passes on what the stream holds back; `None` as in [`write`](Self::write).
+    pub(crate) fn flush(&mut self) -> Option<()> {
+        self.attempt(|stream| stream.flush())
+    }
+
+    /// Ends the write side; `None` as in [`write`](Self::write).
+    pub(crate) fn shutdown_write(&mut self) -> Option<()> {
+        self.attempt(|stream| stream.shutdown_write())
+    }
+
+    fn attempt<T>(&mut self, mut output: impl FnMut(&mut dyn Stream) -> io::Result<T>) -> Option<T> {
+        while self.writable && !self.has_failed() {
+            match output(&mut *self.stream) {
+                Ok(done) => return Some(done),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(err) => self.fail(err),
+            }
+        }
+        None
+    }
+
+    /// Closes the socket in order: what was written goes out, then an end of stream.
+    pub(crate) fn close(mut self, registry: &Registry) {
+        self.is_closed_in_order = true;
+        self.cut(registry);
+    }
+
+    /// Closes the socket so that the peer cannot take it for an orderly end.
+    pub(crate) fn cut(mut self, registry: &Registry) {
+        // That it was not registered, the only reason to fail, is all the same now.
+        let _ = registry.deregister(&mut *self.stream);
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        if !self.is_closed_in_order {
+            self.stream.abort();
+        }
+    }
+}
+
+fn is_transient(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
