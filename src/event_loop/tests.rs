@@ -1,1 +1,722 @@
-//! todo
+//! Whole turns without a socket: scripted streams, a scripted listener, and a clock that stands until it is moved.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex};
+
+use mio::{Interest, Poll, Waker};
+
+use super::command::Sender;
+use super::*;
+use crate::backend::{Backend, BackendSet};
+use crate::control::{Control, Update};
+use crate::error::Error;
+use crate::net::{Address, Listener};
+use crate::relay::script::{Act, Script, Seen};
+use crate::rotation::{Ejection, Random};
+
+/// What comes of the next calls, for listeners and backends.
+type Results = Arc<Mutex<VecDeque<io::Result<Script>>>>;
+
+struct ScriptedListener(Results);
+
+impl Listener for ScriptedListener {
+    fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
+        let next = self.0.lock().unwrap().pop_front().unwrap_or(Err(ErrorKind::WouldBlock.into()));
+        next.map(|script| (Box::new(script) as Box<dyn Stream>, Address::Other("client".into())))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        Ok(Address::Other("listener".into()))
+    }
+}
+
+impl mio::event::Source for ScriptedListener {
+    fn register(&mut self, _: &Registry, _: Token, _: Interest) -> io::Result<()> {
+        Ok(())
+    }
+    fn reregister(&mut self, _: &Registry, _: Token, _: Interest) -> io::Result<()> {
+        Ok(())
+    }
+    fn deregister(&mut self, _: &Registry) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A backend that follows a script, and then gives streams that never connect.
+#[derive(Clone)]
+struct Scripted {
+    name: &'static str,
+    dials: Results,
+    dialled: Arc<Mutex<Vec<Seen>>>,
+    addresses: u32,
+}
+
+impl Scripted {
+    fn new(name: &'static str) -> Self {
+        Self { name, dials: Results::default(), dialled: Arc::default(), addresses: 1 }
+    }
+
+    fn then(self, dial: io::Result<Script>) -> Self {
+        self.dials.lock().unwrap().push_back(dial);
+        self
+    }
+
+    fn dialled(&self) -> Vec<Seen> {
+        self.dialled.lock().unwrap().clone()
+    }
+}
+
+impl Backend for Scripted {
+    fn target_name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
+        let next = self.dials.lock().unwrap().pop_front();
+        let script = next.unwrap_or_else(|| Ok(Script::new().connect(std::iter::repeat_n(Ok(false), 1000))))?;
+        self.dialled.lock().unwrap().push(script.seen());
+        Ok(Dial::new(script))
+    }
+
+    fn attempts(&self) -> u32 {
+        self.addresses
+    }
+}
+
+fn shortage() -> io::Error {
+    io::Error::from_raw_os_error(24)
+}
+
+fn refused() -> io::Result<Script> {
+    Err(ErrorKind::ConnectionRefused.into())
+}
+
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Notes {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+    fn add(&self, note: String) {
+        self.0.lock().unwrap().push(note);
+    }
+}
+
+impl Observer for Notes {
+    fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
+        self.add(format!("{} failed {}/{}: {}", failed.client.id, failed.key, failed.attempt, failed.error.kind()));
+    }
+    fn connected(&mut self, connected: &Connected<'_>) {
+        self.add(format!("{} connected {}", connected.client.id, connected.key));
+    }
+    fn ended(&mut self, ended: &Ended<'_>) {
+        self.add(format!("{} ended: {}", ended.client.id, ended.reason));
+    }
+}
+
+struct Rig {
+    event_loop: EventLoop,
+    control: Control,
+    clients: Results,
+    notes: Notes,
+    now: Instant,
+    _poll: Poll,
+}
+
+const LIMITS: Limits = Limits {
+    connect_timeout: Duration::from_secs(5),
+    dial_limit: Duration::from_secs(15),
+    idle_timeout: None,
+    half_closed_timeout: Duration::from_secs(60),
+};
+
+impl Rig {
+    fn new(backends: &[(&'static str, &Scripted)]) -> Self {
+        Self::with(LIMITS, usize::MAX, backends)
+    }
+
+    fn with(limits: Limits, max_connections: usize, backends: &[(&'static str, &Scripted)]) -> Self {
+        let poll = Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), token::COMMANDS).unwrap();
+        let (sender, receiver) = command::channel(Arc::new(waker));
+        let clients = Results::default();
+        let notes = Notes::default();
+        let event_loop = EventLoop::new(
+            Config { limits, max_connections, buffer_size: 64 * 1024, socket_options: SocketOptions::default() },
+            poll.registry().try_clone().unwrap(),
+            Box::new(ScriptedListener(clients.clone())),
+            receiver,
+            Rotation::new(Ejection::default(), false, Random::new(1)),
+            Box::new(notes.clone()),
+        );
+        let control = Control::new(Sender::clone(&sender), Address::Other("listener".into()));
+        let mut rig =
+            Self { event_loop: event_loop.unwrap(), control, clients, notes, now: Instant::now(), _poll: poll };
+        rig.update(backends);
+        rig
+    }
+
+    fn turn(&mut self, events: &[(Token, Readiness)]) -> Option<Instant> {
+        let next = self.event_loop.turn(events.iter().copied(), self.now);
+        let stats = self.event_loop.stats(self.now);
+        let (refused, ended) = (stats.refused.total(), stats.ended.total());
+        assert_eq!(stats.accepted, refused + ended + stats.dialling + stats.open, "C8.1: {stats:?}");
+        assert_eq!(self.event_loop.pairs.len() as u64, stats.dialling + stats.open);
+        let of_backends: u64 = stats.backends.iter().map(|backend| backend.usage.open).sum();
+        assert_eq!(stats.open, of_backends + stats.departed.open);
+        next
+    }
+
+    /// Turns until the loop would wait. Returns until when.
+    fn settle(&mut self, events: &[(Token, Readiness)]) -> Option<Duration> {
+        let mut next = self.turn(events);
+        for _ in 0..10_000 {
+            match next {
+                Some(at) if at <= self.now => next = self.turn(&[]),
+                _ => return next.map(|at| at - self.now),
+            }
+        }
+        panic!("the loop never rests");
+    }
+
+    /// Moves the clock and turns, as `run` does when nothing happens.
+    fn pass(&mut self, time: Duration) -> Option<Duration> {
+        self.now += time;
+        self.settle(&[])
+    }
+
+    fn submit(&self, backends: &[(&'static str, &Scripted)]) -> Update {
+        self.control.update(backends.iter().map(|(key, backend)| (*key, (*backend).clone())).collect()).unwrap()
+    }
+
+    fn update(&mut self, backends: &[(&'static str, &Scripted)]) -> Applied {
+        let update = self.submit(backends);
+        self.settle(COMMANDED);
+        update.poll().unwrap().expect("not applied in the turn that was told of it")
+    }
+
+    /// Has a client come in.
+    fn client(&mut self, script: Script) -> Seen {
+        let seen = script.seen();
+        self.clients.lock().unwrap().push_back(Ok(script));
+        self.settle(&[(token::LISTENER, READABLE)]);
+        seen
+    }
+
+    fn event(&mut self, of: &Seen, readiness: Readiness) -> Option<Duration> {
+        self.settle(&[(of.token().expect("not registered"), readiness)])
+    }
+
+    /// A client and a backend that are connected with each other.
+    fn pair(&mut self, client: Script, backend: &Scripted) -> (Seen, Seen) {
+        let client = self.client(client);
+        let dialled = backend.dialled().pop().expect("not dialled");
+        self.event(&dialled, Readiness { writable: true, ..Readiness::default() });
+        (client, dialled)
+    }
+}
+
+const COMMANDED: &[(Token, Readiness)] = &[(token::COMMANDS, READABLE)];
+const READABLE: Readiness = Readiness {
+    readable: true,
+    writable: false,
+    read_closed: false,
+    write_closed: false,
+    error: false,
+    priority: false,
+};
+const SECOND: Duration = Duration::from_secs(1);
+
+fn connects() -> io::Result<Script> {
+    Ok(Script::new())
+}
+
+#[test]
+fn c5_2_a_spurious_event_connects_nothing_and_a_true_one_does() {
+    let backend = Scripted::new("a").then(Ok(Script::new().connect([Ok(false), Ok(false)])));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    let dialled = backend.dialled().pop().unwrap();
+    rig.event(&dialled, Readiness::READ_WRITE);
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), [""; 0]);
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), ["0 connected a"]);
+}
+
+#[test]
+fn c5_1_no_byte_is_read_from_a_client_without_a_backend() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = rig.client(Script::new().reads([Act::Data(b"early".to_vec())]));
+    rig.event(&client, READABLE);
+    assert_eq!(client.reads(), 0);
+}
+
+#[test]
+fn c5_2_each_attempt_and_all_together_have_their_limits() {
+    let (a, b, c, d) = (Scripted::new("a"), Scripted::new("b"), Scripted::new("c"), Scripted::new("d"));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b), ("c", &c), ("d", &d)]);
+    let client = rig.client(Script::new());
+    assert_eq!(rig.pass(5 * SECOND - Duration::from_nanos(1)), Some(Duration::from_nanos(1)));
+    assert_eq!(rig.notes.take(), [""; 0]);
+    assert_eq!(rig.pass(Duration::from_nanos(1)), Some(5 * SECOND));
+    assert_eq!(rig.notes.take(), ["0 failed a/0: timed out"]);
+    assert!(a.dialled()[0].is_dropped());
+    rig.pass(5 * SECOND);
+    assert_eq!(rig.notes.take(), ["0 failed b/0: timed out"]);
+    assert_eq!(rig.pass(5 * SECOND), None);
+    assert_eq!(rig.notes.take(), ["0 failed c/0: timed out", "0 ended: dial limit"]);
+    assert!(client.is_aborted() && client.is_dropped() && d.dialled().is_empty());
+}
+
+#[test]
+fn c1_4_the_addresses_of_a_backend_are_tried_in_turn_before_the_next_backend() {
+    let a = Scripted { addresses: 2, ..Scripted::new("a") }.then(refused()).then(refused());
+    let b = Scripted::new("b").then(connects());
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.pair(Script::new(), &b);
+    assert_eq!(
+        rig.notes.take(),
+        ["0 failed a/0: connection refused", "0 failed a/1: connection refused", "0 connected b"]
+    );
+}
+
+#[test]
+fn c5_3_each_candidate_is_tried_once_and_then_the_client_is_refused() {
+    let (a, b) = (Scripted::new("a").then(refused()), Scripted::new("b").then(refused()));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    let client = rig.client(Script::new());
+    assert_eq!(
+        rig.notes.take(),
+        ["0 failed a/0: connection refused", "0 failed b/0: connection refused", "0 ended: all backends failed"]
+    );
+    assert!(client.is_aborted());
+}
+
+#[test]
+fn c5_3_a_new_sets_candidates_are_tried_and_vanished_ones_are_not() {
+    let (a, b, c) = (Scripted::new("a"), Scripted::new("b"), Scripted::new("c"));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    let applied = rig.update(&[("c", &c)]);
+    assert_eq!((applied.closed, applied.cancelled), (0, 1));
+    assert!(a.dialled()[0].is_dropped());
+    assert_eq!((b.dialled().len(), c.dialled().len()), (0, 1));
+    assert_eq!(rig.update(&[]).cancelled, 1);
+    assert_eq!(rig.notes.take(), ["0 ended: no backend"]);
+}
+
+#[test]
+fn c5_3_a_cancelled_candidate_that_comes_back_is_not_tried_again() {
+    let a = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.client(Script::new());
+    drop((rig.submit(&[]), rig.submit(&[("a", &a)])));
+    rig.settle(COMMANDED);
+    assert_eq!(rig.notes.take(), ["0 ended: all backends failed"]);
+    assert_eq!(a.dialled().len(), 1);
+}
+
+#[test]
+fn c5_4_a_client_that_resets_ends_its_dial_and_one_that_only_finished_does_not() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = rig.client(Script::new());
+    rig.event(&client, Readiness { readable: true, read_closed: true, ..Readiness::default() });
+    assert_eq!(rig.notes.take(), [""; 0]);
+    client.then_error(ErrorKind::ConnectionReset);
+    rig.event(&client, Readiness { error: true, ..Readiness::default() });
+    assert_eq!(rig.notes.take(), ["0 ended: client failed"]);
+    assert!(backend.dialled()[0].is_dropped());
+}
+
+#[test]
+fn c5_4_a_hang_up_counts_only_if_the_stream_bears_it_out() {
+    let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let still_there = rig.client(Script::new());
+    rig.event(&still_there, hang_up);
+    assert_eq!(rig.notes.take(), [""; 0]);
+    let gone = rig.client(Script::new().write_error(ErrorKind::BrokenPipe));
+    rig.event(&gone, hang_up);
+    assert_eq!(rig.notes.take(), ["1 ended: client failed"]);
+}
+
+#[test]
+fn c5_5_local_failures_do_not_eject() {
+    let mut a = Scripted::new("a");
+    for _ in 0..10 {
+        a = a.then(Err(ErrorKind::AddrNotAvailable.into()));
+    }
+    let mut rig = Rig::new(&[("a", &a)]);
+    for _ in 0..10 {
+        rig.client(Script::new());
+    }
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.backends[0].usage.dial_failures, stats.backends[0].ejected), (10, false));
+    for _ in 0..3 {
+        a = a.then(refused());
+        rig.client(Script::new());
+    }
+    assert!(rig.event_loop.stats(rig.now).backends[0].ejected);
+}
+
+#[test]
+fn c5_5_a_dial_limit_that_ends_an_attempt_with_its_full_time_counts_against_the_backend() {
+    let a = Scripted::new("a");
+    let mut rig = Rig::with(Limits { connect_timeout: SECOND, dial_limit: SECOND, ..LIMITS }, 99, &[("a", &a)]);
+    for _ in 0..3 {
+        rig.client(Script::new());
+        rig.pass(SECOND);
+    }
+    assert!(rig.event_loop.stats(rig.now).backends[0].ejected);
+}
+
+#[test]
+fn c4_3_a_shortage_pauses_accepting_and_a_timer_ends_the_pause() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
+    let pause = rig.settle(&[(token::LISTENER, READABLE)]).expect("no timer");
+    assert!(pause > Duration::ZERO && pause <= SECOND);
+    assert_eq!(rig.event_loop.totals.accepted, 0);
+    rig.pass(pause); // and no event
+    assert_eq!(rig.event_loop.totals.accepted, 1);
+}
+
+#[test]
+fn c4_3_a_shortage_ends_when_a_pair_closes() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, _) = rig.pair(Script::new(), &backend);
+    rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    client.then_error(ErrorKind::ConnectionReset);
+    rig.event(&client, Readiness { error: true, ..Readiness::default() });
+    assert_eq!(rig.event_loop.totals.accepted, 2);
+}
+
+#[test]
+fn c4_3_errors_of_one_client_are_skipped_and_not_for_ever() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend([Err(ErrorKind::ConnectionAborted.into()), Ok(Script::new())]);
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    assert_eq!(rig.event_loop.totals.accepted, 1);
+    let always = (0..1000).map(|_| Err(ErrorKind::ConnectionAborted.into()));
+    rig.clients.lock().unwrap().extend(always);
+    let wait = rig.settle(&[(token::LISTENER, READABLE)]);
+    assert!(wait.is_some_and(|wait| wait <= SECOND), "spins or forgets: {wait:?}");
+    assert!(rig.clients.lock().unwrap().len() > 900);
+}
+
+#[test]
+fn c4_3_who_lacks_a_descriptor_to_dial_with_waits_in_order_and_nobody_is_accepted_before() {
+    let backend = Scripted::new("a").then(Err(shortage())).then(Err(shortage()));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend([Ok(Script::new()), Ok(Script::new())]);
+    let pause = rig.settle(&[(token::LISTENER, READABLE)]).unwrap();
+    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (1, 0));
+    rig.pass(pause);
+    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (1, 0));
+    rig.pass(pause);
+    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (2, 2));
+    assert_eq!(rig.event_loop.stats(rig.now).backends[0].usage.dial_failures, 0);
+}
+
+#[test]
+fn c4_3_who_starves_gives_up_by_the_dial_limit() {
+    let mut backend = Scripted::new("a");
+    for _ in 0..1000 {
+        backend = backend.then(Err(shortage()));
+    }
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend([Ok(Script::new()), Ok(Script::new())]);
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    let start = rig.now;
+    while rig.event_loop.totals.refused.total() == 0 {
+        assert!(rig.now - start <= LIMITS.dial_limit);
+        let wait = rig.pass(Duration::ZERO).unwrap();
+        rig.pass(wait);
+    }
+    assert_eq!(rig.notes.take(), ["0 ended: dial limit"]);
+    assert_eq!(rig.event_loop.totals.accepted, 2);
+}
+
+#[test]
+fn c4_4_at_the_limit_nobody_is_accepted_until_a_pair_closes() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::with(LIMITS, 1, &[("a", &backend)]);
+    let (client, _) = rig.pair(Script::new(), &backend);
+    rig.client(Script::new());
+    assert_eq!(rig.event_loop.totals.accepted, 1);
+    client.then_error(ErrorKind::ConnectionReset);
+    rig.event(&client, Readiness { error: true, ..Readiness::default() });
+    assert_eq!(rig.event_loop.totals.accepted, 2);
+}
+
+#[test]
+fn c3_2_a_pair_blocked_on_either_side_is_closed_on_both() {
+    let backend = Scripted::new("a").then(Ok(Script::new().reads([Act::Data(vec![1; 100])])));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new().takes([10, 0]), &backend);
+    rig.event(&server, READABLE);
+    assert_eq!(client.written().len(), 10);
+    assert_eq!(rig.update(&[]).closed, 1);
+    for side in [client, server] {
+        assert!(side.is_aborted() && side.is_dropped());
+        assert_eq!(side.token(), None, "still registered");
+    }
+}
+
+#[test]
+fn c3_6_a_target_that_comes_back_before_the_loop_wakes_has_its_pairs_closed() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.pair(Script::new(), &backend);
+    let updates = [rig.submit(&[]), rig.submit(&[("a", &backend)])];
+    rig.settle(COMMANDED);
+    for update in updates {
+        let applied = update.poll().unwrap().unwrap();
+        assert_eq!((applied.closed, applied.backends), (1, 1));
+    }
+}
+
+#[test]
+fn c3_3_a_pair_stays_when_another_key_names_its_target_and_counts_for_the_key_that_picked_it() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("k1", &backend)]);
+    rig.pair(Script::new(), &backend);
+    assert_eq!(rig.update(&[("k2", &backend)]).closed, 0);
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.backends[0].usage.open, stats.departed.open), (0, 1));
+    rig.update(&[]);
+    assert_eq!(rig.event_loop.stats(rig.now).departed.open, 0);
+}
+
+#[test]
+fn c3_9_a_drained_target_gets_no_dial_and_its_pairs_end_at_the_limit() {
+    let (a, b) = (Scripted::new("a").then(connects()), Scripted::new("b"));
+    let mut rig = Rig::new(&[("a", &a)]);
+    let (relaying, _) = rig.pair(Script::new(), &a);
+    rig.client(Script::new());
+    let update = rig.control.update_draining([("b", b.clone())].into(), 10 * SECOND).unwrap();
+    rig.settle(COMMANDED);
+    let applied = update.poll().unwrap().unwrap();
+    assert_eq!((applied.closed, applied.cancelled, applied.draining), (0, 1, 1));
+    assert_eq!((a.dialled().len(), b.dialled().len()), (2, 1), "the cancelled dial went on");
+    rig.notes.take();
+    rig.pass(10 * SECOND - Duration::from_nanos(1));
+    assert!(!relaying.is_dropped());
+    rig.pass(Duration::from_nanos(1));
+    assert!(relaying.is_aborted());
+    assert!(rig.notes.take().contains(&"0 ended: drain limit".to_owned()));
+}
+
+#[test]
+fn c3_9_of_two_limits_the_earlier_holds_unless_the_target_was_named_between() {
+    let a = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &a)]);
+    let (client, _) = rig.pair(Script::new(), &a);
+    rig.pass(LIMITS.connect_timeout); // uses up the reminder of the dial
+    let drain = |rig: &mut Rig, secs| {
+        drop(rig.control.update_draining(BackendSet::new(), secs * SECOND).unwrap());
+        rig.settle(COMMANDED)
+    };
+    assert_eq!(drain(&mut rig, 5), Some(5 * SECOND));
+    assert_eq!(drain(&mut rig, 9), Some(5 * SECOND));
+    assert_eq!(drain(&mut rig, 3), Some(3 * SECOND));
+    assert_eq!(rig.update(&[("a", &a)]).draining, 0);
+    assert_eq!(drain(&mut rig, 9), Some(9 * SECOND));
+    assert_eq!(rig.update(&[]).closed, 1, "a plain update does not wait");
+    assert!(client.is_dropped());
+}
+
+#[test]
+fn c6_4_a_reset_is_noticed_although_nothing_is_read_and_what_came_before_goes_on() {
+    let backend = Scripted::new("a").then(Ok(Script::new().reads([Act::Data(vec![1; 100]), Act::Data(vec![2; 100])])));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new().takes([10, 0, 90, 50, 0]), &backend);
+    rig.event(&server, READABLE);
+    rig.notes.take();
+    server.then_error(ErrorKind::ConnectionReset);
+    rig.now += SECOND;
+    // The error is known while the client is blocked: there is no way to deliver the rest.
+    rig.event(&server, Readiness { error: true, ..Readiness::default() });
+    assert_eq!(client.written().len(), 10);
+    assert_eq!(rig.notes.take(), ["0 ended: backend failed"]);
+    assert!(client.is_aborted());
+}
+
+#[test]
+fn c3_10_what_a_peer_sent_before_its_reset_goes_on_as_far_as_the_other_side_takes_it() {
+    let last = Script::new().reads([Act::Data(vec![1; 100_000]), Act::End]);
+    let backend = Scripted::new("a").then(Ok(last));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new(), &backend);
+    server.then_error(ErrorKind::ConnectionReset);
+    rig.event(&server, Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() });
+    assert_eq!(client.written().len(), 100_000);
+    assert!(client.is_aborted() && !client.is_shut(), "a cut must not look like an end");
+}
+
+#[test]
+fn c6_5_time_outs_count_from_the_last_byte_and_only_where_they_apply() {
+    let backend = Scripted::new("a").then(connects());
+    let limits = Limits { idle_timeout: Some(100 * SECOND), half_closed_timeout: 10 * SECOND, ..LIMITS };
+    let mut rig = Rig::with(limits, 9, &[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new(), &backend);
+    rig.pass(99 * SECOND);
+    client.then_reads([Act::Data(b"x".to_vec()), Act::Block]);
+    rig.event(&client, READABLE);
+    rig.pass(50 * SECOND);
+    client.then_reads([Act::End]);
+    rig.event(&client, READABLE);
+    assert!(server.is_shut());
+    rig.pass(9 * SECOND);
+    server.then_reads([Act::Data(b"y".to_vec()), Act::Block]);
+    rig.event(&server, READABLE);
+    rig.pass(9 * SECOND);
+    assert_eq!(rig.notes.take(), ["0 connected a"]);
+    rig.pass(SECOND);
+    assert_eq!(rig.notes.take(), ["0 ended: half-closed time-out"]);
+
+    let idle = Scripted::new("b").then(connects());
+    rig.update(&[("b", &idle)]);
+    rig.pair(Script::new(), &idle);
+    let wait = rig.pass(Duration::ZERO).unwrap();
+    assert!(wait <= 100 * SECOND);
+    rig.pass(100 * SECOND);
+    assert_eq!(rig.notes.take(), ["1 connected b", "1 ended: idle time-out"]);
+}
+
+#[test]
+fn c6_6_a_flood_leaves_room_for_others_and_for_updates() {
+    let flood = |len| Act::Data(vec![7; len]);
+    let backend = Scripted::new("a").then(Ok(Script::new().reads([flood(64 << 20)]))).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (greedy, source) = rig.pair(Script::new(), &backend);
+    let (modest, answer) = rig.pair(Script::new(), &backend);
+    answer.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
+    let of = |seen: &Seen| (seen.token().unwrap(), READABLE);
+    let next = rig.turn(&[of(&source), of(&answer)]);
+    assert_eq!(modest.written(), b"hello");
+    assert!(greedy.written().len() <= 2 * BYTES_PER_DIRECTION);
+    assert_eq!(next, Some(rig.now), "the rest needs no event");
+    let update = rig.submit(&[]);
+    rig.turn(COMMANDED);
+    assert_eq!(update.poll().unwrap().unwrap().closed, 2);
+    assert!(greedy.written().len() <= 3 * BYTES_PER_DIRECTION);
+}
+
+#[test]
+fn c4_2_a_storm_is_taken_in_pieces_without_further_events() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend((0..500).map(|_| Ok(Script::new())));
+    let next = rig.turn(&[(token::LISTENER, READABLE)]);
+    assert_eq!((rig.event_loop.totals.accepted, next), (ACCEPTS_PER_TURN as u64, Some(rig.now)));
+    rig.settle(&[]);
+    assert_eq!(rig.event_loop.totals.accepted, 500);
+}
+
+#[test]
+fn a_stale_event_does_not_reach_the_slots_next_tenant() {
+    let backend = Scripted::new("a").then(connects()).then(Ok(Script::new().connect([Ok(false)])));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new(), &backend);
+    let (stale_client, stale_server) = (client.token().unwrap(), server.token().unwrap());
+    rig.update(&[]);
+    rig.update(&[("a", &backend)]);
+    let newcomer = rig.client(Script::new().reads([Act::Data(b"x".to_vec())]));
+    assert_ne!(newcomer.token(), Some(stale_client));
+    rig.settle(&[(stale_client, Readiness::READ_WRITE), (stale_server, Readiness::READ_WRITE)]);
+    rig.settle(&[(stale_server, Readiness::READ_WRITE)]);
+    assert_eq!((newcomer.reads(), rig.event_loop.totals.dialling), (0, 1));
+}
+
+#[test]
+fn events_of_a_pair_that_ended_in_the_same_batch_are_passed_over() {
+    let backend = Scripted::new("a").then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new(), &backend);
+    let tokens = (client.token().unwrap(), server.token().unwrap());
+    client.then_reads([Act::End]);
+    server.then_reads([Act::End]);
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.settle(&[(tokens.0, READABLE), (tokens.1, READABLE), (tokens.0, READABLE), (token::LISTENER, READABLE)]);
+    assert_eq!(rig.notes.take(), ["0 connected a", "0 ended: finished"]);
+    assert!(client.is_dropped() && !client.is_aborted(), "an orderly end is no cut");
+    assert_eq!(rig.event_loop.totals.dialling, 1);
+}
+
+#[test]
+fn c7_2_a_drain_lets_pairs_finish_and_cuts_the_rest_at_the_earlier_limit() {
+    let backend = Scripted::new("a").then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (first, first_server) = rig.pair(Script::new(), &backend);
+    let (second, _) = rig.pair(Script::new(), &backend);
+    rig.control.drain(9 * SECOND).unwrap();
+    rig.settle(COMMANDED);
+    rig.control.drain(30 * SECOND).unwrap();
+    rig.settle(COMMANDED);
+    rig.client(Script::new());
+    assert_eq!(rig.event_loop.totals.accepted, 2, "a draining balancer accepts nobody");
+    first.then_reads([Act::End]);
+    first_server.then_reads([Act::End]);
+    rig.settle(&[(first.token().unwrap(), READABLE), (first_server.token().unwrap(), READABLE)]);
+    assert!(!first.is_aborted() && !rig.event_loop.is_over());
+    rig.pass(9 * SECOND);
+    assert!(rig.event_loop.is_over() && second.is_aborted());
+    assert_eq!(rig.notes.take().last().unwrap(), "1 ended: drain limit");
+}
+
+#[test]
+fn c7_2_a_drain_ends_as_soon_as_nobody_is_left() {
+    let mut rig = Rig::new(&[]);
+    rig.control.drain(Duration::MAX).unwrap();
+    rig.turn(COMMANDED);
+    assert!(rig.event_loop.is_over());
+}
+
+#[test]
+fn c7_4_whoever_waits_is_told_when_the_loop_is_dropped() {
+    let rig = Rig::new(&[]);
+    let update = rig.submit(&[]);
+    let control = rig.control.clone();
+    drop(rig.event_loop);
+    assert!(matches!(update.wait(), Err(Error::Stopped)));
+    assert!(matches!(control.update(BackendSet::new()), Err(Error::Stopped)));
+    assert!(matches!(control.stats(), Err(Error::Stopped)));
+    assert!(control.shutdown().is_ok() && control.drain(SECOND).is_ok());
+}
+
+#[test]
+fn c7_4_the_loops_own_thread_does_not_wait_for_itself() {
+    let rig = Rig::new(&[]); // whose turns run on this thread
+    let update = rig.submit(&[]);
+    assert!(matches!(update.wait(), Err(Error::OwnThread)));
+    assert!(matches!(update.wait_timeout(SECOND), Err(Error::OwnThread)));
+    assert!(matches!(rig.control.stats(), Err(Error::OwnThread)));
+}
+
+#[test]
+fn c3_10_pairs_that_are_dropped_with_the_loop_are_cut() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new(), &backend);
+    drop(rig.event_loop);
+    assert!(client.is_aborted() && server.is_aborted());
+}
+
+#[test]
+fn c9_1_an_idle_pair_asks_for_no_turn() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.pair(Script::new(), &backend);
+    assert_eq!(rig.pass(LIMITS.connect_timeout), None);
+}

@@ -113,10 +113,6 @@ impl Seen {
         self.lock().reads.extend(acts);
     }
 
-    pub(crate) fn then_takes(&self, sizes: impl IntoIterator<Item = usize>) {
-        self.lock().takes.extend(sizes);
-    }
-
     pub(crate) fn then_error(&self, kind: ErrorKind) {
         self.lock().error = Some(kind);
     }
