@@ -126,14 +126,9 @@ impl Rotation {
     fn index(&mut self) {
         let Self { seats, last, .. } = self;
         self.next = last.as_ref().map_or(0, |last| seats.partition_point(|seat| seat.key <= *last));
-        self.healthy.clear();
-        self.ejected.clear();
-        for (index, seat) in self.seats.iter().enumerate() {
-            match seat.health.ejected_until {
-                None => drop(self.healthy.insert(index)),
-                Some(until) => drop(self.ejected.insert((until, index))),
-            }
-        }
+        let ejected = |(index, seat): (usize, &Seat)| seat.health.ejected_until.map(|until| (until, index));
+        self.ejected = seats.iter().enumerate().filter_map(ejected).collect();
+        self.healthy = (0..seats.len()).filter(|&index| seats[index].health.ejected_until.is_none()).collect();
     }
 
     /// The first backend after the one served last that `is_candidate`; an ejected one only if there is no other.

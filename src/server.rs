@@ -237,7 +237,8 @@ impl Builder {
     /// Sets how many clients there may be at a time, those still dialling included. Defaults to no limit but that of
     /// descriptors, of which each client takes two.
     ///
-    /// Clients beyond it wait in the kernel's backlog, which never overflows silently: see `ListenOptions`.
+    /// Clients beyond it wait in the kernel's backlog. When that is full too, connecting takes them longer and may time
+    /// out; `ListenOptions` opens a listener with a generous one.
     pub fn max_connections(mut self, clients: usize) -> Self {
         self.max_connections = clients;
         self

@@ -46,6 +46,8 @@ use crate::rotation::Rotation;
 
 /// How many clients one turn accepts at most.
 const ACCEPTS_PER_TURN: usize = 64;
+/// How many deadlines one turn looks after at most.
+const DEADLINES_PER_TURN: usize = 256;
 /// How many bytes one direction moves in one turn at most, but for the read that passes this.
 const BYTES_PER_DIRECTION: usize = 1 << 20;
 /// How much one turn does at most, in bytes moved; a drive counts as [`DRIVE_COST`] even if it moves none.
@@ -320,7 +322,8 @@ impl EventLoop {
 // Time.
 impl EventLoop {
     fn look_after_deadlines(&mut self, now: Instant) {
-        while let Some(slot) = self.deadlines.next_due(now) {
+        for _ in 0..DEADLINES_PER_TURN {
+            let Some(slot) = self.deadlines.next_due(now) else { break };
             // One that has something to do is asked after it has done it.
             if !self.pairs.is_queued(slot) {
                 self.ask_about_deadline(slot, now);

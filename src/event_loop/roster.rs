@@ -145,8 +145,8 @@ impl Roster {
     /// Takes over a new set. Every assignment has to be brought up to date before it is used again.
     pub(crate) fn replace(&mut self, update: &MergedUpdate, now: Instant) -> (Reassignment, Difference) {
         let retired = self.members.iter().map(|member| member.entry.clone()).collect();
-        let targets = self.replace_targets(update, now);
-        let (members, difference) = self.replace_members(update);
+        let (targets, by_name) = self.replace_targets(update, now);
+        let (members, difference) = self.replace_members(update, &by_name);
         self.rotation.replace(
             self.members
                 .iter()
@@ -155,8 +155,13 @@ impl Roster {
         (Reassignment { members, targets, _retired: retired }, difference)
     }
 
-    /// Makes the table of targets anew: first those of the set, then those that drain. Returns what became of the old.
-    fn replace_targets(&mut self, update: &MergedUpdate, now: Instant) -> Vec<Verdict> {
+    /// Makes the table of targets anew: first those of the set, then those that drain. Returns what became of the old,
+    /// and the indices of the set's targets.
+    fn replace_targets<'a>(
+        &mut self,
+        update: &'a MergedUpdate,
+        now: Instant,
+    ) -> (Vec<Verdict>, HashMap<&'a Arc<str>, usize>) {
         let old = std::mem::take(&mut self.targets);
         let mut by_name = HashMap::with_capacity(update.set.len());
         for entry in &update.set {
@@ -185,19 +190,16 @@ impl Roster {
                 _ => Verdict::Close,
             });
         }
-        self.find_next_drain();
-        verdicts
+        self.next_drain = self.targets.iter().filter_map(|target| target.drain_until).min();
+        (verdicts, by_name)
     }
 
     /// Makes the table of members anew, each with what its key has been used for. Returns where the old ones are now.
-    fn replace_members(&mut self, update: &MergedUpdate) -> (Vec<Option<usize>>, Difference) {
-        let target_index: HashMap<&Arc<str>, usize> = self
-            .targets
-            .iter()
-            .enumerate()
-            .filter(|(_, target)| target.drain_until.is_none())
-            .map(|(index, target)| (&target.name, index))
-            .collect();
+    fn replace_members(
+        &mut self,
+        update: &MergedUpdate,
+        target_index: &HashMap<&Arc<str>, usize>,
+    ) -> (Vec<Option<usize>>, Difference) {
         let old = std::mem::replace(&mut self.members, Vec::with_capacity(update.set.len()));
         let mut moved_to = Vec::with_capacity(old.len());
         let mut difference = Difference::default();
@@ -299,10 +301,6 @@ impl Roster {
     /// The earliest limit of a target that drains.
     pub(crate) fn next_drain(&self) -> Option<Instant> {
         self.next_drain
-    }
-
-    fn find_next_drain(&mut self) {
-        self.next_drain = self.targets.iter().filter_map(|target| target.drain_until).min();
     }
 
     /// Whether the time of a pair's target to drain is over.
