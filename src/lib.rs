@@ -99,6 +99,10 @@
 //! Developed and tested on Linux. It uses nothing but what mio and socket2 offer on other systems too, but has not been
 //! proven there.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct TheReadmesProgramsCompile;
+
 mod backend;
 mod control;
 mod error;
