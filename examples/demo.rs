@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tinylb::{Applied, BackendSet, Control, Ejection, EndReason, Server, Stats, Summary, TcpBackend, Usage};
+use tinylb::{Applied, BackendSet, Control, Ejection, Error, Server, Stats, Summary, TcpBackend, Usage};
 
 const CLIENTS: u8 = 18;
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -56,23 +56,24 @@ fn play() -> Result<()> {
     let control = balancer.control();
     let tally = Arc::new(Tally::default());
     let mut stage = Stage::new(&control, &tally, &nodes);
+    stage.open()?;
 
     stage.step("clients spread over three backends")?;
-    stage.say(format!("{CLIENTS} clients come to {addr}, ask and are answered, leave, and come again"))?;
+    stage.say("clients ask, check each answer, leave after a while, come again")?;
     let clients: Vec<_> = (0..CLIENTS).map(|number| start_client(number, addr, &tally)).collect();
     stage.play_for(Duration::from_secs(3))?;
 
     stage.step("node-2 leaves the set while it is in use")?;
     stage.say("removing node-2 ...")?;
     stage.play_for(Duration::from_millis(600))?;
-    stage.nodes[1].state = "removed";
     set.remove("node-2");
-    let removal = stage.update(&set)?;
-    let at_removal = control.stats()?.departed;
-    stage.watch_clients_return(removal.0.closed)?;
+    stage.nodes[1].state = State::Removed;
+    let (closed, took) = stage.update(&set)?;
+    stage.watch_clients_return(closed)?;
     stage.play_for(Duration::from_millis(2500))?;
-    let late_bytes = bytes(&control.stats()?.departed) - bytes(&at_removal);
+    let late_bytes = stage.late_bytes()?;
     stage.say(format!("since it was applied, {late_bytes} bytes went to or came from node-2"))?;
+    let removal = Removal { took, closed, late_bytes };
     stage.play_for(Duration::from_millis(400))?;
 
     stage.step("node-2 comes back under another address")?;
@@ -83,77 +84,65 @@ fn play() -> Result<()> {
     stage.nodes[1] = Shown::new(&nodes[1]);
     set.insert("node-2", TcpBackend::new(nodes[1].addr));
     stage.update(&set)?;
-    stage.watch("its first client came", |stats| open(stats, "node-2") > 0)?;
+    stage.watch("it has its first client", |stats| usage(stats, "node-2").open > 0)?;
     stage.play_for(Duration::from_millis(2500))?;
 
     stage.step("node-3 dies, and nobody tells the balancer")?;
     stage.say("killing node-3 ...")?;
     stage.play_for(Duration::from_millis(400))?;
-    stage.nodes[2].state = "dead";
+    stage.nodes[2].state = State::Dead;
     let killed = nodes[2].kill();
-    stage.say(format!("node-3 is dead, and {killed} connections with it"))?;
+    stage.mark(format!("node-3 is dead, and {killed} connections with it"))?;
     stage.watch_clients_return(killed)?;
     let is_ejected = |stats: &Stats| stats.backend("node-3").is_some_and(|node| node.ejected);
     stage.watch("after 3 failed dials it is passed over (ejected)", is_ejected)?;
     stage.play_for(Duration::from_millis(2200))?;
     let stats = control.stats()?;
-    let dial_failures = stats.backend("node-3").map_or(0, |node| node.usage.dial_failures);
-    let refused = stats.refused.total();
-    stage.say(format!("{dial_failures} dials failed, each client went on to another node: {refused} refused"))?;
+    let (Usage { dial_failures, total, .. }, refused) = (usage(&stats, "node-3"), stats.refused.total());
+    stage.say(format!("{dial_failures} dials failed, their clients were sent on to others; {refused} were refused"))?;
 
     stage.step("node-3 starts again, and nobody tells the balancer")?;
-    let total = |stats: &Stats| stats.backend("node-3").map_or(0, |node| node.usage.total);
-    let before = total(&stats);
     nodes[2] = Node::start("node-3", nodes[2].addr)?;
-    stage.nodes[2] = Shown::new(&nodes[2]);
-    stage.say("node-3 is alive again")?;
-    stage.watch("the balancer found it, and it serves clients", |stats| total(stats) > before)?;
+    stage.nodes[2].state = State::Serving;
+    stage.mark("node-3 is alive again")?;
+    stage.watch("the balancer has found it by itself", |stats| usage(stats, "node-3").total > total)?;
     stage.play_for(Duration::from_millis(2000))?;
 
     stage.step("the end: nobody new, and those who are served may finish")?;
-    let open = control.stats()?.open;
-    stage.say(format!("draining {open} connections ..."))?;
-    let start = Instant::now();
+    stage.mark(format!("draining {} connections ...", control.stats()?.open))?;
     tally.lock().is_over = true;
     control.drain(PATIENCE)?;
     let summary = balancer.join()?;
-    stage.say(format!("stopped after {}, not one connection left", millis(start.elapsed())))?;
+    stage.say(format!("stopped after {}, no connection left", millis(stage.marked_at.elapsed())))?;
     clients.into_iter().for_each(|client| drop(client.join()));
-    drop(nodes);
-    stage.finish()?;
-    tell(&summary, &tally, removal, late_bytes, dial_failures)
+    stage.close()?;
+    tell(&summary, &tally.lock(), &removal, dial_failures)
+}
+
+struct Removal {
+    took: Duration,
+    closed: usize,
+    late_bytes: u64,
 }
 
 /// What was seen. An error if it is not what was promised.
-fn tell(
-    summary: &Summary,
-    tally: &Tally,
-    (removal, took): (Applied, Duration),
-    late_bytes: u64,
-    dial_failures: u64,
-) -> Result<()> {
-    let tally = tally.lock();
-    let (served, refused) = (summary.ended.total(), summary.refused.total());
-    let in_order = summary.ended.of(EndReason::Finished);
-    let slowest = tally.returns.iter().max().copied().unwrap_or_default();
-    let mut out = io::stdout().lock();
-    writeln!(out, "\nSeen in {:.1} s:", summary.ran_for.as_secs_f64())?;
-    writeln!(out, "  connections  {served} served, {in_order} of them to an orderly end; {refused} refused")?;
-    writeln!(out, "  answers      {} complete ({}), {} wrong", tally.answers, size(summary.bytes_down), tally.wrong)?;
-    writeln!(
-        out,
-        "  removal      applied in {}: {} connections closed, {late_bytes} bytes to or from it after",
-        millis(took),
-        removal.closed
-    )?;
-    writeln!(out, "  failover     {dial_failures} failed dials, seen by no client")?;
-    writeln!(
-        out,
-        "  clients      {} lost a connection; all were served again, the slowest after {}",
-        tally.lost,
-        millis(slowest)
-    )?;
-    match (tally.wrong, late_bytes, refused) {
+fn tell(summary: &Summary, seen: &Seen, removal: &Removal, dial_failures: u64) -> Result<()> {
+    let refused = summary.refused.total();
+    let slowest = seen.returns.iter().max().copied().unwrap_or_default();
+    let Removal { took, closed, late_bytes } = removal;
+    let lines = [
+        format!("Seen in {:.1} s:", summary.ran_for.as_secs_f64()),
+        format!("  {} connections served, {refused} refused", summary.ended.total()),
+        format!("  {} answers ({}) complete, {} wrong", seen.answers, size(summary.bytes_down), seen.wrong),
+        format!(
+            "  removal: applied after {}, {closed} connections closed, {late_bytes} bytes moved since",
+            millis(*took)
+        ),
+        format!("  failover: {dial_failures} dials failed, for which {refused} clients were refused"),
+        format!("  {} connections lost, their clients served again within {}", seen.lost, millis(slowest)),
+    ];
+    writeln!(io::stdout(), "\n{}", lines.join("\n"))?;
+    match (seen.wrong, late_bytes, refused) {
         (0, 0, 0) => Ok(()),
         _ => Err("this is not what was promised".into()),
     }
@@ -322,10 +311,14 @@ struct Stage<'a> {
     headline: &'static str,
     /// How many clients had come again, after a loss, before this step.
     returned_before: usize,
+    /// When that began of which it is to be said how long it took.
+    marked_at: Instant,
+    /// What had been counted of removed backends right after the last update was applied.
+    departed_before: u64,
     /// What was said last, in a terminal.
     said: VecDeque<String>,
     stats: Stats,
-    drawn_at: Instant,
+    looked_at: Instant,
     screen: Screen,
 }
 
@@ -333,10 +326,19 @@ struct Stage<'a> {
 struct Shown {
     name: &'static str,
     addr: SocketAddr,
-    state: &'static str,
+    state: State,
     bytes: u64,
     /// Bytes a second, smoothed.
     rate: f64,
+}
+
+/// What only the one who tells the story knows of a backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Serving,
+    Removed,
+    Dead,
+    Stopped,
 }
 
 enum Screen {
@@ -345,9 +347,13 @@ enum Screen {
 }
 
 const STEPS: usize = 6;
-/// How many of the last lines said stay in the picture, which is to fit a terminal of 24 lines with room to spare.
-const LINES_KEPT: usize = 9;
+/// How many of the last lines said stay in the picture, which has to fit a small terminal.
+const LINES_KEPT: usize = 8;
+/// How many connections a bar can show, one by one.
+const BAR: usize = 12;
 const FRAME_TIME: Duration = Duration::from_millis(100);
+/// Over how many seconds a rate is smoothed.
+const RATE_TIME: f64 = 0.4;
 const STATUS_TIME: Duration = Duration::from_secs(1);
 
 const BOLD: &str = "1";
@@ -372,11 +378,25 @@ impl<'a> Stage<'a> {
             steps: 0,
             headline: "",
             returned_before: 0,
+            marked_at: Instant::now(),
+            departed_before: 0,
             said: VecDeque::new(),
             stats: Stats::default(),
-            drawn_at: Instant::now(),
+            looked_at: Instant::now(),
             screen,
         }
+    }
+
+    /// Begins the show.
+    fn open(&mut self) -> Result<()> {
+        if let Screen::Lines { .. } = self.screen {
+            writeln!(io::stdout(), "{}", self.title())?;
+        }
+        Ok(())
+    }
+
+    fn title(&self) -> String {
+        format!("tinylb: {CLIENTS} clients -> {} -> {} backends", self.control.local_addr(), NODES.len())
     }
 
     /// Begins a step of the story.
@@ -400,10 +420,16 @@ impl<'a> Stage<'a> {
                 if self.said.len() > LINES_KEPT {
                     self.said.pop_front();
                 }
-                self.draw()?;
+                self.look()?;
             }
         }
         Ok(())
+    }
+
+    /// Tells of the beginning of something that takes time.
+    fn mark(&mut self, what: impl Into<String>) -> Result<()> {
+        self.marked_at = Instant::now();
+        self.say(what)
     }
 
     /// Lets things go on for a while.
@@ -416,69 +442,81 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Waits until something is so, and says how long it took.
+    /// Waits until something is so, and says how long it took since the mark.
     fn watch(&mut self, what: &str, is_so: impl Fn(&Stats) -> bool) -> Result<()> {
-        let start = Instant::now();
         while !is_so(&self.control.stats()?) {
-            if start.elapsed() > PATIENCE {
+            if self.marked_at.elapsed() > PATIENCE {
                 return Err(format!("never seen: {what}").into());
             }
-            self.look()?;
+            self.glance()?;
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.say(format!("{} later: {what}", millis(start.elapsed())))
+        self.say(format!("{what}, {} later", millis(self.marked_at.elapsed())))
     }
 
     /// Waits until those who lost their connections are served again, and says how long it took them.
     fn watch_clients_return(&mut self, lost: usize) -> Result<()> {
-        let before = self.returned_before;
-        let start = Instant::now();
         // A client that was just leaving lost nothing, and does not return.
-        while self.tally.lock().returns.len() < before + lost && start.elapsed() < Duration::from_millis(500) {
-            self.look()?;
+        while self.returned().len() < lost && self.marked_at.elapsed() < Duration::from_millis(500) {
+            self.glance()?;
             std::thread::sleep(Duration::from_millis(1));
         }
-        let returned = self.tally.lock().returns[before..].to_vec();
-        let slowest = returned.iter().max().copied().unwrap_or_default();
-        let returned = returned.len();
-        self.say(format!(
-            "{returned} clients came again at once and are served; the slowest had to wait {}",
-            millis(slowest)
-        ))
+        let returned = self.returned();
+        let (count, slowest) = (returned.len(), returned.into_iter().max().unwrap_or_default());
+        self.say(format!("{count} clients came again at once and are served, the slowest after {}", millis(slowest)))
     }
 
-    /// Hands the balancer a new set, and waits until it is in force.
-    fn update(&mut self, set: &BackendSet) -> Result<(Applied, Duration)> {
-        let start = Instant::now();
-        let applied = self.control.update(set.clone())?.wait()?;
-        let took = start.elapsed();
-        let Applied { closed, cancelled, .. } = applied;
+    /// How long it took those who lost their connections in this step until they were served again.
+    fn returned(&self) -> Vec<Duration> {
+        self.tally.lock().returns[self.returned_before..].to_vec()
+    }
+
+    /// Hands the balancer a new set, and waits until it is in force. Returns how many connections that closed, and how
+    /// long it took.
+    fn update(&mut self, set: &BackendSet) -> Result<(usize, Duration)> {
+        self.marked_at = Instant::now();
+        let Applied { closed, cancelled, .. } = self.control.update(set.clone())?.wait()?;
+        let took = self.marked_at.elapsed();
+        self.departed_before = bytes(&self.control.stats()?.departed);
         self.say(format!("applied after {}: closed {closed} connections, cancelled {cancelled} dials", millis(took)))?;
-        Ok((applied, took))
+        Ok((closed, took))
     }
 
-    /// Takes a look at the balancer, and shows it if it is time to.
+    /// How many bytes went to or came from removed backends since that was applied.
+    fn late_bytes(&self) -> Result<u64> {
+        Ok(bytes(&self.control.stats()?.departed) - self.departed_before)
+    }
+
+    /// Takes a look if the last one is long enough ago.
+    fn glance(&mut self) -> Result<()> {
+        if self.looked_at.elapsed() < FRAME_TIME { Ok(()) } else { self.look() }
+    }
+
+    /// Takes a look at the balancer, and shows it.
     fn look(&mut self) -> Result<()> {
-        let passed = self.drawn_at.elapsed();
-        if passed < FRAME_TIME {
-            return Ok(());
+        match self.control.stats() {
+            Ok(stats) => self.stats = stats,
+            Err(Error::Stopped) => {} // it was seen for the last time
+            Err(err) => return Err(err.into()),
         }
-        self.drawn_at = Instant::now();
-        self.stats = self.control.stats()?;
+        let passed = self.looked_at.elapsed().as_secs_f64().max(1e-6);
+        self.looked_at = Instant::now();
         for node in &mut self.nodes {
-            let bytes = self.stats.backend(node.name).map_or(0, |backend| bytes(&backend.usage));
-            let rate = bytes.saturating_sub(node.bytes) as f64 / passed.as_secs_f64();
-            node.rate = 0.7 * node.rate + 0.3 * rate;
+            let bytes = bytes(&usage(&self.stats, node.name));
+            let rate = bytes.saturating_sub(node.bytes) as f64 / passed;
+            let weight = 1.0 - (-passed / RATE_TIME).exp();
+            node.rate += weight * (rate - node.rate);
             node.bytes = bytes;
         }
         self.draw()
     }
 
-    /// Ends the show.
-    fn finish(&mut self) -> Result<()> {
+    /// Ends the show. The balancer's end is the end of all that was open.
+    fn close(&mut self) -> Result<()> {
         for node in &mut self.nodes {
-            (node.state, node.rate) = ("stopped", 0.0);
+            (node.state, node.rate) = (State::Stopped, 0.0);
         }
+        (self.stats.open, self.stats.dialling) = (0, 0);
         self.stats.backends.iter_mut().for_each(|backend| backend.usage.open = 0);
         self.draw()
     }
@@ -507,10 +545,10 @@ impl<'a> Stage<'a> {
         let node = |node: &Shown| match self.stats.backend(node.name) {
             Some(backend) => {
                 let Usage { open, total, .. } = backend.usage;
-                let (state, bytes) = (node.state(backend.ejected).0, size(node.bytes));
-                format!("{} {open:>2} open {total:>3} total {bytes:>9} {state:<8}", node.name)
+                let (state, _) = node.state(backend.ejected);
+                format!("{} {state:<7} {open:>2} open {total:>3} total {:>8}", node.name, size(node.bytes))
             }
-            None => format!("{} {:<38}", node.name, node.state),
+            None => format!("{} {:<34}", node.name, "removed"),
         };
         let nodes: Vec<_> = self.nodes.iter().map(node).collect();
         format!("{:5.1} s  | {} |\n", self.started.elapsed().as_secs_f64(), nodes.join(" | "))
@@ -519,42 +557,51 @@ impl<'a> Stage<'a> {
     /// The picture, as lines of which the terminal cuts off what is too long for it.
     fn picture(&self) -> Vec<String> {
         let seen = self.tally.lock();
-        let stats = &self.stats;
-        let headline = format!("{}/{STEPS}  {}", self.steps, self.headline);
-        let columns = "node     state     open                total       bytes         rate  address";
-        let mut lines = vec![String::new(), self.paint(BOLD, &headline), String::new(), self.paint(DIM, columns)];
+        let Stats { open, dialling, refused, .. } = &self.stats;
+        let mut lines = vec![
+            self.paint(DIM, &self.title()),
+            String::new(),
+            self.paint(BOLD, &format!("{}/{STEPS}  {}", self.steps, self.headline)),
+            String::new(),
+            self.paint(DIM, "backend  state  open               total     bytes        rate  address"),
+        ];
         lines.extend(self.nodes.iter().map(|node| self.row(node)));
         lines.push(String::new());
         lines.push(format!(
-            "{} connected, {} dialling, {} refused;  {} answers, {} wrong;  {} cut off",
-            stats.open,
-            stats.dialling,
-            stats.refused.total(),
-            seen.answers,
-            seen.wrong,
+            "clients  {open} connected, {dialling} dialling, {} refused, {} cut off; {} answers, {} wrong",
+            refused.total(),
             seen.lost,
+            seen.answers,
+            seen.wrong
         ));
         lines.push(String::new());
+        let rows = lines.len() + LINES_KEPT;
         let last = self.said.len().saturating_sub(1);
         lines.extend(self.said.iter().enumerate().map(|(index, line)| match index == last {
             true => self.paint(BOLD, line),
             false => line.clone(),
         }));
-        lines.resize(11 + LINES_KEPT, String::new());
+        lines.resize(rows, String::new());
         lines
     }
 
     fn row(&self, node: &Shown) -> String {
-        let backend = self.stats.backend(node.name);
-        let (state, colour) = node.state(backend.is_some_and(|backend| backend.ejected));
-        let state = self.paint(colour, &format!("{state:<8}"));
-        let Some(backend) = backend else {
-            return format!("{}   {state}     -  {:<14}{:>5}{:>12}{:>13}  {}", node.name, "", "-", "-", "-", node.addr);
+        let Some(backend) = self.stats.backend(node.name) else {
+            let since = bytes(&self.stats.departed).saturating_sub(self.departed_before);
+            let state = self.paint(RED, "removed");
+            return format!(
+                "{:<7}  {state}   -  {:<40}  {}",
+                node.name,
+                format!("{since} bytes since that was applied"),
+                node.addr
+            );
         };
+        let (state, colour) = node.state(backend.ejected);
         let Usage { open, total, .. } = backend.usage;
-        let bar = self.paint(colour, &format!("{:<14}", "#".repeat(open.min(14) as usize).replace('#', "\u{25a0}")));
+        let bar = "\u{25a0}".repeat(open.min(BAR as u64) as usize);
+        let (state, bar) = (self.paint(colour, &format!("{state:<7}")), self.paint(colour, &format!("{bar:<BAR$}")));
         let (bytes, rate) = (size(node.bytes), size(node.rate as u64) + "/s");
-        format!("{}   {state}  {open:>4}  {bar}{total:>5}{bytes:>12}{rate:>13}  {}", node.name, node.addr)
+        format!("{:<7}  {state}{open:>4}  {bar} {total:>5}{bytes:>10}{rate:>12}  {}", node.name, node.addr)
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
@@ -567,22 +614,22 @@ impl<'a> Stage<'a> {
 
 impl Shown {
     fn new(node: &Node) -> Self {
-        Self { name: node.name, addr: node.addr, state: "serving", bytes: 0, rate: 0.0 }
+        Self { name: node.name, addr: node.addr, state: State::Serving, bytes: 0, rate: 0.0 }
     }
 
-    /// What the balancer does not know yet comes first, then what it knows.
+    /// The word for its state, and the colour.
     fn state(&self, is_ejected: bool) -> (&'static str, &'static str) {
         match self.state {
+            State::Stopped => ("stopped", DIM),
             _ if is_ejected => ("ejected", YELLOW),
-            "serving" => ("serving", GREEN),
-            "stopped" => ("stopped", DIM),
-            other => (other, RED),
+            State::Dead => ("dead", RED),
+            State::Removed | State::Serving => ("serving", GREEN),
         }
     }
 }
 
-fn open(stats: &Stats, name: &str) -> u64 {
-    stats.backend(name).map_or(0, |node| node.usage.open)
+fn usage(stats: &Stats, name: &str) -> Usage {
+    stats.backend(name).map(|backend| backend.usage).unwrap_or_default()
 }
 
 fn bytes(usage: &Usage) -> u64 {
