@@ -21,7 +21,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     set.insert("node-1", TcpBackend::new(addr_1));
     set.insert("node-2", TcpBackend::resolve(&format!("localhost:{}", addr_2.port()))?); // looked up here and now
     control.update(set.clone())?; // returns at once
-
     let mut first = connect(addr)?; // goes to node-1, since that is the first key
     let mut second = connect(addr)?; // goes to node-2
 
