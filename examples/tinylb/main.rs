@@ -1,2 +1,129 @@
-//! A balancer to run and script.
-fn main() {}
+//! A balancer to run and script: `tinylb --help` says how.
+//!
+//! To follow a start, read [`balance`]. After it there are up to four threads besides the balancer's own: this one waits
+//! for the end, and one each looks after signals, the backends file and commands. The latter two, and nobody else, look
+//! names up.
+
+mod args;
+mod commands;
+mod file;
+mod listen;
+mod running_set;
+mod signals;
+mod sources;
+mod stats;
+mod targets;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::file::BackendsFile;
+use crate::running_set::RunningSet;
+use crate::sources::Sources;
+use crate::targets::Backends;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    env_logger::Builder::new().filter_level(args.log).init();
+    match balance(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (status, message) = match failure {
+                Failure::Usage(message) => (2, message),
+                Failure::Run(message) => (1, message),
+            };
+            // `eprintln!` would panic if nobody reads it.
+            let _ = writeln!(io::stderr(), "tinylb: {message}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+/// Why there is no balancer, or none any more.
+enum Failure {
+    /// It was asked for what makes no sense.
+    Usage(String),
+    /// It could not be done here and now.
+    Run(String),
+}
+
+/// Runs a balancer from its start to its orderly end.
+fn balance(args: &Args) -> Result<(), Failure> {
+    raise_descriptor_limit();
+    let (sources, backends_file) = first_sources(args)?;
+    // Caught from here on: what comes earlier may take as long as a name server does, and is ended as any program is.
+    let caught = signals::catch().map_err(|err| Failure::Run(format!("cannot catch signals: {err}")))?;
+    // The socket file is removed when this goes, after the balancer has ended.
+    let (listener, _socket_file) =
+        args.listen.bind().map_err(|err| Failure::Run(format!("cannot listen on {}: {err}", args.listen)))?;
+    let server = args.settings().build(listener)?;
+    let address = server.local_addr().clone();
+    let running = Arc::new(RunningSet::new(server.control(), sources));
+    let first_update = running.install()?;
+    let balancer = server.spawn()?;
+    first_update.wait()?;
+
+    let (rereads, reread_requests) = mpsc::channel();
+    let (control, drain) = (balancer.control(), args.drain);
+    spawn("signals", move || signals::obey(caught, &control, drain, &rereads))?;
+    if let Some(file) = backends_file {
+        let running = running.clone();
+        spawn("backends file", move || file.watch(&running, &reread_requests))?;
+    }
+    commands::say(&format!("listening on {address}"));
+    if args.control {
+        spawn("commands", move || commands::obey_stdin(&running))?;
+    }
+    let summary = balancer.join()?;
+    log::info!("{} clients in {:.1?}", summary.accepted, summary.ran_for);
+    Ok(())
+}
+
+/// The backends of the arguments, and those of the file.
+fn first_sources(args: &Args) -> Result<(Sources, Option<BackendsFile>), Failure> {
+    let given = Backends::keyed(args.backends.iter().cloned()).map_err(Failure::Usage)?;
+    let given = given.resolve().map_err(Failure::Run)?;
+    let sources = Sources::of(given);
+    let Some(path) = &args.backends_file else { return Ok((sources, None)) };
+    let (file, lines) = BackendsFile::open(path).map_err(Failure::Run)?;
+    let sources = lines.merge_into(&sources).map_err(|problem| Failure::Run(problem.in_file(path)))?;
+    Ok((sources, Some(file)))
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    match thread::Builder::new().name(name.to_owned()).spawn(run) {
+        Ok(_) => Ok(()), // it ends with the process
+        Err(err) => Err(Failure::Run(format!("cannot start a thread: {err}"))),
+    }
+}
+
+/// Each client takes two descriptors, and the usual soft limit is that of a program that opens a few files.
+fn raise_descriptor_limit() {
+    let raised = rlimit::Resource::NOFILE
+        .get()
+        .and_then(|(soft, hard)| if soft < hard { rlimit::Resource::NOFILE.set(hard, hard) } else { Ok(()) });
+    if let Err(err) = raised {
+        log::warn!("cannot raise the limit of descriptors: {err}");
+    }
+}
+
+impl From<tinylb::Error> for Failure {
+    fn from(err: tinylb::Error) -> Self {
+        match err {
+            // The builder's settings have the names of the options.
+            tinylb::Error::Setting { setting, problem } => {
+                Self::Usage(format!("--{} {problem}", setting.replace('_', "-")))
+            }
+            err => Self::Run(match err.source() {
+                Some(source) => format!("{err}: {source}"),
+                None => err.to_string(),
+            }),
+        }
+    }
+}

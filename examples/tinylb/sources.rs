@@ -1,0 +1,99 @@
+//! Which backend comes from where: the file's keys and those given otherwise live side by side.
+
+use std::fmt;
+
+use tinylb::BackendSet;
+
+use crate::targets::quoted;
+
+/// The backends by where they come from. No key is in both.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    file: BackendSet,
+    /// By `--backend` and by commands.
+    given: BackendSet,
+}
+
+/// A key that cannot be what was asked for, and why.
+#[derive(Debug)]
+pub(crate) struct Misfit {
+    pub(crate) key: String,
+    why: &'static str,
+}
+
+impl Misfit {
+    fn new(key: &str, why: &'static str) -> Self {
+        Self { key: key.to_owned(), why }
+    }
+}
+
+impl From<Misfit> for String {
+    fn from(misfit: Misfit) -> Self {
+        misfit.to_string()
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {} {}", quoted(&self.key), self.why)
+    }
+}
+
+impl Sources {
+    /// No file's backends, and these.
+    pub(crate) fn of(given: BackendSet) -> Self {
+        Self { file: BackendSet::new(), given }
+    }
+
+    /// All backends there are.
+    pub(crate) fn union(&self) -> BackendSet {
+        // The usual case of one source is cheap: its set is shared.
+        if self.file.is_empty() {
+            return self.given.clone();
+        }
+        let mut union = self.file.clone();
+        union.extend(self.given.clone());
+        union
+    }
+
+    /// The file's backends replaced.
+    pub(crate) fn with_file(&self, file: BackendSet) -> Result<Self, Misfit> {
+        if let Some(key) = file.keys().find(|key| self.given.contains_key(key)) {
+            return Err(Misfit::new(key, "is given by --backend or a command already"));
+        }
+        Ok(Self { file, given: self.given.clone() })
+    }
+
+    /// All but the file's backends replaced.
+    pub(crate) fn with_given(&self, given: BackendSet) -> Result<Self, Misfit> {
+        if let Some(key) = given.keys().find(|key| self.file.contains_key(key)) {
+            return Err(Misfit::new(key, "is the backends file's"));
+        }
+        Ok(Self { file: self.file.clone(), given })
+    }
+
+    /// More backends; a given key's target is replaced.
+    pub(crate) fn with_added(&self, added: BackendSet) -> Result<Self, Misfit> {
+        let mut given = self.given.clone();
+        given.extend(added);
+        self.with_given(given)
+    }
+
+    /// Without these keys, each of which must be there, once.
+    pub(crate) fn without(&self, keys: &[String]) -> Result<Self, Misfit> {
+        let mut given = self.given.clone();
+        for key in keys {
+            if given.remove(key).is_none() {
+                let why = if self.file.contains_key(key) {
+                    "is the backends file's"
+                } else if self.given.contains_key(key) {
+                    "is given twice"
+                } else {
+                    "is unknown"
+                };
+                return Err(Misfit::new(key, why));
+            }
+        }
+        Ok(Self { file: self.file.clone(), given })
+    }
+}
