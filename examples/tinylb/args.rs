@@ -51,11 +51,11 @@ pub(crate) struct Args {
     /// How much one direction of a connection holds when its reader is slow [default: 262144]
     #[arg(long, value_name = "BYTES")]
     buffer_size: Option<usize>,
-    /// How long connections may go on after SIGTERM or SIGINT
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
+    /// How long connections may go on after SIGTERM or SIGINT [default: 0]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0", hide_default_value = true)]
     pub(crate) drain: Duration,
-    /// What is logged on stderr: off, error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    /// What is logged on stderr: off, error, warn, info, debug or trace [default: warn]
+    #[arg(long, value_name = "LEVEL", default_value = "warn", hide_default_value = true)]
     pub(crate) log: LevelFilter,
 }
 
@@ -70,7 +70,7 @@ Commands (--control)
   remove KEY ...       remove backends
       answer, once it is done: ok closed=N cancelled=N backends=N
       (connections closed, dials cancelled, backends there are now)
-      A last word pair '--drain SECONDS' lets connections to removed targets go on for so long.
+      With '--drain SECONDS' at its end, it lets connections to removed targets go on for so long.
   stats                answer: ok {one line of JSON}
   drain SECONDS        accept nobody any more, let connections finish for so long, then exit
   quit                 close all connections and exit

@@ -80,8 +80,7 @@ fn balance(args: &Args) -> Result<(), Failure> {
     if args.control {
         spawn("commands", move || commands::obey_stdin(&running))?;
     }
-    let summary = balancer.join()?;
-    log::info!("{} clients in {:.1?}", summary.accepted, summary.ran_for);
+    balancer.join()?;
     Ok(())
 }
 
