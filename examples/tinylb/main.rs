@@ -72,9 +72,12 @@ fn balance(args: &Args) -> Result<(), Failure> {
     let (rereads, reread_requests) = mpsc::channel();
     let (control, drain) = (balancer.control(), args.drain);
     spawn("signals", move || signals::obey(caught, &control, drain, &rereads))?;
-    if let Some(file) = backends_file {
-        let running = running.clone();
-        spawn("backends file", move || file.watch(&running, &reread_requests))?;
+    match backends_file {
+        Some(file) => {
+            let running = running.clone();
+            spawn("backends file", move || file.watch(&running, &reread_requests))?;
+        }
+        None => drop(reread_requests), // by which SIGHUP is known to be in vain
     }
     commands::say(&format!("listening on {address}"));
     if args.control {
