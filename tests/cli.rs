@@ -167,6 +167,20 @@ fn failure(args: &[&str]) -> (i32, String) {
     (status.code().unwrap(), err)
 }
 
+/// The first line of what a backend sends. A read that a signal interrupts is taken up again.
+#[track_caller]
+fn read_tag(stream: &mut impl Read) -> String {
+    let mut tag = Vec::new();
+    let mut byte = [0];
+    loop {
+        stream.read_exact(&mut byte).expect("no tag");
+        match byte[0] {
+            b'\n' => return String::from_utf8(tag).unwrap(),
+            byte => tag.push(byte),
+        }
+    }
+}
+
 fn two_backends() -> (TestBackend, TestBackend, String) {
     let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
     let args = format!("--control --backend a={} --backend b={}", one.addr, two.addr);
@@ -696,11 +710,12 @@ fn a_bad_file_is_an_error_that_names_file_and_line_once_and_the_running_set_is_k
     ];
     for (content, line, reason) in bad {
         file.write(content);
-        // Were an error said twice, the next content's would not be the next line.
         let complaint = cli.complaint();
         let place = format!("{}:{line}: ", file.path().display());
         assert!(complaint.contains(&place) && complaint.contains(reason), "{complaint}");
     }
+    // A repetition would come about as soon as the first complaint did; to miss it is the most that bad luck can do.
+    assert!(cli.stderr.recv_timeout(Duration::from_secs(1)).is_err());
     assert_eq!(cli.backends(), before);
     file.write("z=127.0.0.1:9\n");
     cli.wait_for_backends("a=127.0.0.1:2 z=127.0.0.1:9");
