@@ -76,6 +76,8 @@ struct State {
     is_accepted: bool,
     /// Whether one of the ends has cut it.
     is_cut: bool,
+    /// Whether the peer has gone, both ways, but in order.
+    is_left: bool,
 }
 
 #[derive(Default)]
@@ -144,7 +146,10 @@ impl Read for InProcessStream {
 
 impl Write for InProcessStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.attempt(|state| state.to_peer.push(bytes, self.connection.capacity))
+        self.attempt(|state| match state.is_left {
+            true => Err(ErrorKind::BrokenPipe.into()),
+            false => state.to_peer.push(bytes, self.connection.capacity),
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -185,6 +190,7 @@ impl Stream for InProcessStream {
         readiness.readable = !state.from_peer.bytes.is_empty();
         readiness.writable = state.to_peer.bytes.len() < self.connection.capacity;
         readiness.read_closed = state.from_peer.is_ended;
+        readiness.write_closed = state.is_left;
         readiness.error = state.is_cut;
         readiness
     }
@@ -260,6 +266,10 @@ impl Peer {
 
     fn end(&self) {
         self.change(|state| state.from_peer.is_ended = true);
+    }
+
+    fn leave(&self) {
+        self.change(|state| (state.is_left, state.from_peer.is_ended) = (true, true));
     }
 
     fn cut(&self) {
@@ -615,19 +625,21 @@ fn c5_3_refusals_and_silence_fail_over_and_the_last_refuses_the_client() {
 }
 
 #[test]
-fn c5_4_a_client_that_cuts_ends_its_dial_and_one_that_ends_its_stream_does_not() {
+fn c5_4_a_client_that_is_gone_ends_its_dial_and_one_that_has_ended_its_stream_does_not() {
     let (backend, backlog) = InProcessBackend::new("one", CAPACITY);
     let (balancer, door) = start(Server::builder(), BackendSet::from([("a", backend)]));
-    let (cut, ended) = (door.connect().unwrap(), door.connect().unwrap());
-    let of_cut = backlog.next();
+    let [cut, left, ended] = [(); 3].map(|()| door.connect().unwrap());
+    let (of_cut, of_left) = (backlog.next(), backlog.next());
 
     ended.end();
+    left.leave();
     cut.cut();
 
     let stats = balancer.wait_for("the end", |stats| stats.dialling == 1);
-    assert_eq!(stats.refused.of(EndReason::ClientFailed), 1);
+    assert_eq!(stats.refused.of(EndReason::ClientFailed), 2);
     assert_seen_cut(of_cut);
-    assert_eq!(read_to_end(&mut backlog.accept()), (b"for client 2\n".to_vec(), StreamEnd::Clean));
+    assert_seen_cut(of_left);
+    assert_eq!(read_to_end(&mut backlog.accept()), (b"for client 3\n".to_vec(), StreamEnd::Clean));
 }
 
 #[test]
