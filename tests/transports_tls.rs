@@ -13,9 +13,10 @@ use rustls::{
     ClientConfig, ClientConnection, Connection, ConnectionCommon, ServerConfig, ServerConnection, SideData, StreamOwned,
 };
 use tinylb::mio::event::Source;
-use tinylb::mio::{self, Interest, Registry, Token};
+use tinylb::mio::{Interest, Registry, Token};
 use tinylb::{
-    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, Listener, Readiness, Server, Stream,
+    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, IntoListener, Listener, Readiness, Server,
+    SocketOptions, Stream, TcpBackend,
 };
 use util::*;
 
@@ -24,19 +25,19 @@ use util::*;
 /// How often a stream could not send at once all that it had taken.
 type HeldBack = Arc<AtomicU64>;
 
-/// TLS over a TCP socket, in either role.
+/// TLS over another stream, in either role.
 ///
 /// The handshake is driven by whatever is asked of the stream first. After it, only `read` takes bytes from the socket:
 /// what another operation found there, no event would tell of.
 struct TlsStream {
-    socket: mio::net::TcpStream,
+    socket: Box<dyn Stream>,
     tls: Connection,
     is_ending: bool,
     held_back: HeldBack,
 }
 
 impl TlsStream {
-    fn new(socket: mio::net::TcpStream, tls: impl Into<Connection>, held_back: HeldBack) -> Self {
+    fn new(socket: Box<dyn Stream>, tls: impl Into<Connection>, held_back: HeldBack) -> Self {
         Self { socket, tls: tls.into(), is_ending: false, held_back }
     }
 
@@ -106,7 +107,8 @@ impl Write for TlsStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.send()
+        self.send()?;
+        self.socket.flush()
     }
 }
 
@@ -118,18 +120,14 @@ impl Stream for TlsStream {
             self.is_ending = true;
         }
         self.send()?;
-        self.socket.shutdown(Shutdown::Write)
+        self.socket.shutdown_write()
     }
 
     fn check_connect(&mut self) -> io::Result<bool> {
         if !self.socket.check_connect()? {
             return Ok(false);
         }
-        match self.handshake() {
-            Ok(()) => Ok(true),
-            Err(err) if err.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(err) => Err(err),
-        }
+        self.handshake().map(|()| true)
     }
 
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
@@ -140,13 +138,14 @@ impl Stream for TlsStream {
         self.socket.abort();
     }
 
-    fn translate(&self, mut event: Readiness) -> Readiness {
+    fn translate(&self, event: Readiness) -> Readiness {
+        let mut event = self.socket.translate(event);
         (event.readable, event.writable) = (true, true);
         event
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        Stream::local_addr(&self.socket)
+        self.socket.local_addr()
     }
 }
 
@@ -164,9 +163,9 @@ impl Source for TlsStream {
     }
 }
 
-/// Accepts TLS clients. The handshake begins when a backend is there.
+/// Accepts TLS clients from another listener. The handshake begins when a backend is there.
 struct TlsListener {
-    socket: mio::net::TcpListener,
+    socket: Box<dyn Listener>,
     config: Arc<ServerConfig>,
     held_back: HeldBack,
 }
@@ -175,11 +174,15 @@ impl Listener for TlsListener {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
         let (socket, addr) = self.socket.accept()?;
         let tls = ServerConnection::new(self.config.clone()).map_err(io::Error::other)?;
-        Ok((Box::new(TlsStream::new(socket, tls, self.held_back.clone())), addr.into()))
+        Ok((Box::new(TlsStream::new(socket, tls, self.held_back.clone())), addr))
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        self.socket.local_addr().map(Address::from)
+        self.socket.local_addr()
+    }
+
+    fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
+        self.socket.set_options(options)
     }
 }
 
@@ -199,27 +202,29 @@ impl Source for TlsListener {
 
 /// A backend that is connected once it has shown its certificate and the handshake is done.
 struct TlsBackend {
-    addr: SocketAddr,
+    dialled: TcpBackend,
     config: Arc<ClientConfig>,
     held_back: HeldBack,
 }
 
 impl TlsBackend {
     fn new(addr: SocketAddr) -> Self {
-        Self { addr, config: tls().client.clone(), held_back: HeldBack::default() }
+        Self { dialled: TcpBackend::new(addr), config: tls().client.clone(), held_back: HeldBack::default() }
     }
 }
 
 impl Backend for TlsBackend {
     fn target_name(&self) -> String {
-        format!("tls:{}", self.addr)
+        format!("tls:{}", self.dialled.target_name())
     }
 
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
-        let socket = mio::net::TcpStream::connect(self.addr)?;
-        socket.set_nodelay(request.options().nodelay)?;
         let tls = ClientConnection::new(self.config.clone(), server_name()).map_err(io::Error::other)?;
-        Ok(Dial::new(TlsStream::new(socket, tls, self.held_back.clone())))
+        Ok(self.dialled.dial(request)?.map_stream(|socket| TlsStream::new(socket, tls, self.held_back.clone())))
+    }
+
+    fn attempts(&self) -> u32 {
+        self.dialled.attempts()
     }
 }
 
@@ -356,11 +361,8 @@ impl Kind {
         let server = match self {
             Plain => server.build(listener()).unwrap(),
             Secure => {
-                let socket = listener();
-                socket.set_nonblocking(true).unwrap();
-                let socket = mio::net::TcpListener::from_std(socket);
-                let listener: Box<dyn Listener> =
-                    Box::new(TlsListener { socket, config: tls().server.clone(), held_back });
+                let (socket, config) = (listener().into_listener().unwrap(), tls().server.clone());
+                let listener: Box<dyn Listener> = Box::new(TlsListener { socket, config, held_back });
                 server.build(listener).unwrap()
             }
         };
