@@ -107,7 +107,7 @@ impl Queue {
 
 impl Connection {
     /// The balancer's end and the other.
-    fn new(capacity: usize) -> io::Result<(InProcessStream, Peer)> {
+    fn open(capacity: usize) -> io::Result<(InProcessStream, Peer)> {
         let (bell, rope) = Bell::new()?;
         let connection = Self { state: Mutex::default(), changed: Condvar::new(), rope, capacity };
         let connection = Arc::new(connection);
@@ -361,7 +361,7 @@ impl Backend for InProcessBackend {
         if waiting.is_closed {
             return Err(ErrorKind::ConnectionRefused.into());
         }
-        let (stream, peer) = Connection::new(self.capacity)?;
+        let (stream, peer) = Connection::open(self.capacity)?;
         waiting.connections.push_back(peer);
         arrived.notify_all();
         Ok(Dial::new(stream).with_preface(format!("for {}\n", request.client_addr())))
@@ -390,7 +390,7 @@ struct Door {
 
 impl Door {
     fn connect(&self) -> io::Result<Peer> {
-        let (stream, peer) = Connection::new(self.capacity)?;
+        let (stream, peer) = Connection::open(self.capacity)?;
         self.arrive(Ok(stream))?;
         Ok(peer)
     }
@@ -555,6 +555,21 @@ fn c3_10_a_cut_of_one_side_is_a_cut_of_the_other() {
         assert_seen_cut(to);
         let reason = if by_client { EndReason::ClientFailed } else { EndReason::BackendFailed };
         balancer.wait_for("the cut", |stats| stats.ended.of(reason) == 1);
+    }
+}
+
+#[test]
+fn c3_10_a_cut_after_a_half_close_is_a_cut_of_the_direction_that_is_left() {
+    for by_client in [true, false] {
+        let (_balancer, client, backend) = pair(Server::builder());
+        let (from, mut to) = if by_client { (client, backend) } else { (backend, client) };
+        from.end();
+        assert_eq!(read_to_end(&mut to), (vec![], StreamEnd::Clean));
+
+        from.cut();
+
+        let err = wait_for("the cut", || to.write(b"x").err());
+        assert_eq!(err.kind(), ErrorKind::ConnectionReset);
     }
 }
 

@@ -334,14 +334,17 @@ impl Kind {
                 peer.write_all(b"hello\n")?;
                 peer.flush()?;
                 loop {
-                    match peer.read(&mut room)? {
-                        0 => return Ok(peer.end()),
-                        len => peer.write_all(&room[..len])?,
+                    let len = peer.read(&mut room)?;
+                    if len == 0 {
+                        return Ok(());
                     }
+                    peer.write_all(&room[..len])?;
                     peer.flush()?;
                 }
             };
-            let _ = copy();
+            if copy().is_ok() {
+                peer.end();
+            }
         })
     }
 
@@ -494,6 +497,31 @@ fn c6_3_a_reader_that_lags_holds_back_tls_both_ways_and_no_byte_is_lost() {
     assert!(echo == pattern(LEN) && end == StreamEnd::Clean, "{} bytes, {end:?}", echo.len());
     near.wait_for("the end", |stats| stats.ended.of(EndReason::Finished) == 1);
     far.wait_for("the end", |stats| stats.ended.of(EndReason::Finished) == 1);
+}
+
+/// What the TLS library has taken and the socket has not must be flushed when the socket takes it, and not only when more
+/// is written.
+#[test]
+fn c1_2_output_that_was_held_back_arrives_though_nothing_follows_it() {
+    let held_back = HeldBack::default();
+    let backend = listener();
+    let backends = Plain.backends(backend.local_addr().unwrap());
+    let balancer = Secure.balancer_with(Server::builder(), backends, held_back.clone());
+    let mut client = StreamOwned::new(client_connection(), connect(balancer.addr));
+    let (mut at_backend, _) = backend.accept().unwrap();
+    client.flush().unwrap(); // with the handshake
+    let mut sent = 0;
+    while held_back.load(Ordering::SeqCst) == 0 {
+        at_backend.write_all(&[7; 10_000]).unwrap(); // less than a read, so that it becomes one write
+        sent += 10_000;
+        let is_held_back = || held_back.load(Ordering::SeqCst) > 0;
+        balancer.wait_for("the write", |stats| stats.bytes_down == sent || is_held_back());
+    }
+
+    let mut received = vec![0; sent as usize];
+    client.read_exact(&mut received).unwrap();
+
+    assert!(received.iter().all(|byte| *byte == 7));
 }
 
 /// The end of the handshake, a request longer than a read, and the end of the stream come in one go, after which no
