@@ -147,6 +147,13 @@ impl Dial {
         Self { stream: Box::new(stream), preface: Vec::new() }
     }
 
+    /// Puts a protocol of the host's own around the connection's stream: TLS, say.
+    ///
+    /// So a backend can leave the dialling to another, with all its addresses and socket options.
+    pub fn map_stream<S: Stream + 'static>(self, wrap: impl FnOnce(Box<dyn Stream>) -> S) -> Self {
+        Self { stream: Box::new(wrap(self.stream)), preface: self.preface }
+    }
+
     /// Has these bytes sent to the backend as soon as it is connected, before the first byte of the client.
     ///
     /// They count as bytes to the backend, and are held until it takes them, whatever the buffer size.

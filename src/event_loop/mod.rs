@@ -194,15 +194,19 @@ impl EventLoop {
     fn note(&mut self, token: PairToken, end: End, readiness: Readiness, now: Instant) {
         let Some(pair) = self.pairs.find(token) else { return };
         match (&mut pair.stage, end) {
-            (Stage::Relaying(_), End::Client) => pair.client.note(readiness),
-            (Stage::Relaying(relaying), End::Backend) => relaying.backend_mut().note(readiness),
+            (Stage::Relaying(_), End::Client) => {
+                pair.client.note(readiness);
+            }
+            (Stage::Relaying(relaying), End::Backend) => {
+                relaying.backend_mut().note(readiness);
+            }
             (Stage::Dialling(dialling), End::Backend) => {
                 let Attempt::Connecting(connecting) = &mut dialling.attempt else { return };
                 connecting.backend.note(readiness);
                 connecting.is_to_be_checked = true;
             }
             (Stage::Dialling(_), End::Client) => {
-                pair.client.note(readiness);
+                let readiness = pair.client.note(readiness);
                 if pair.client.is_gone(readiness) {
                     self.end(token.slot, EndReason::ClientFailed, now);
                 }

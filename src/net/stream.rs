@@ -28,7 +28,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Everything that can be tried is worth trying: what a transport reports that cannot tell more exactly.
+    /// Reading and writing are both worth trying: what a transport reports that cannot tell more exactly.
     pub const READ_WRITE: Self =
         Self { readable: true, writable: true, read_closed: false, write_closed: false, error: false, priority: false };
 
@@ -56,14 +56,26 @@ impl From<&mio::event::Event> for Readiness {
 /// `read`, `write` and `flush` are those of [`io::Read`] and [`io::Write`]; when they cannot go on they return
 /// [`WouldBlock`](io::ErrorKind::WouldBlock), and the stream's event source reports when it is worth trying again. The
 /// source is registered once, edge-triggered, for reading and writing; every change from *would block* to *can go on*
-/// must be an event. `write` may take bytes that it has not passed on yet (a TLS record, say): then `flush` passes
-/// them on, and while it would block, the balancer reads nothing more for this stream.
+/// must be an event. So must be what there is to read when the source is registered, and a connection that is
+/// established by then; writing alone is tried unasked. `write` may take bytes that it has not passed on yet (a TLS
+/// record, say): then `flush` passes them on, and while it would block, the balancer reads nothing more for this
+/// stream. `write` is also called with no bytes, to learn whether a peer that seems gone is.
+///
+/// A protocol spoken over a socket has to see to it that no progress hides where no event tells of it:
+/// - What one operation waits for, it does itself: a `write` that needs a handshake drives it, and does not rely on a
+///   `read` to do so, since nothing is tried again just because another operation got on.
+/// - Apart from that, only `read` takes bytes from the socket, and it returns `WouldBlock` only when the socket did
+///   and nothing is left in the protocol's own buffers.
+/// - `write` that has taken bytes says how many, whatever becomes of sending them: after an error, they are taken to
+///   be neither sent nor kept. An end of the socket's stream that the protocol does not confirm, as TLS does by
+///   `close_notify`, is an error of `read`, so that it is passed on as a cut.
 ///
 /// It is implemented for [`mio::net::TcpStream`] and `mio::net::UnixStream`.
 pub trait Stream: io::Read + io::Write + Source + Send {
     /// Ends the write side: the peer reads what was written before, then an end of stream.
     ///
-    /// Called after a `flush` that succeeded, and again after the next event if it would block.
+    /// Called when all that was written is flushed, which may have been nothing, and again after an event if it would
+    /// block. Reading goes on after it.
     ///
     /// # Errors
     /// `WouldBlock` if it has to wait; any other error cuts the connection.
@@ -71,11 +83,12 @@ pub trait Stream: io::Read + io::Write + Source + Send {
 
     /// Whether a connection that was begun by [`Backend::dial`](crate::Backend::dial) is established by now.
     ///
-    /// Called on each event until it says `true` or fails. A protocol with a handshake of its own may drive it here,
-    /// so that a backend that cannot complete it counts as failed and the next one is tried.
+    /// Called after each event until it says `true` or fails, and never for a client's stream. A protocol with a
+    /// handshake of its own may drive it here, so that a backend that cannot complete it counts as failed and the next
+    /// one is tried. What was read along the way is asked for by `read` right after it has said `true`.
     ///
     /// # Errors
-    /// Why the connection could not be established.
+    /// Why the connection could not be established; `WouldBlock` means the same as `false`.
     fn check_connect(&mut self) -> io::Result<bool>;
 
     /// Takes the error that the stream has met by itself, if any: a reset, a time-out of its keepalive.
@@ -91,13 +104,19 @@ pub trait Stream: io::Read + io::Write + Source + Send {
 
     /// Whether a read that returned less than it had room for has left nothing to read, so that the next event will
     /// tell when there is more. Saves a call that would block. By default `false`.
+    ///
+    /// After an event with `read_closed` or `priority` it is not asked any more: a stream of which these tell may leave
+    /// its end, or what follows a mark, behind such a read.
     fn short_read_means_drained(&self) -> bool {
         false
     }
 
     /// What an event of this stream's source means for the stream. By default, what it says.
     ///
-    /// A protocol that has to read in order to write, or the reverse, answers [`Readiness::READ_WRITE`] to anything.
+    /// A protocol that has to read in order to write, or the reverse, sets `readable` and `writable` in any event. It
+    /// leaves the other flags as they are: without `error`, a reset would go unnoticed while nothing is read. A
+    /// transport whose source is a mere bell says here what the bell means, beginning with
+    /// [`Readiness::default`] or [`Readiness::READ_WRITE`].
     fn translate(&self, event: Readiness) -> Readiness {
         event
     }

@@ -46,9 +46,9 @@ impl Side {
         registry.register(&mut *self.stream, token, INTEREST)
     }
 
-    /// Takes note of an event. An error flag is answered at once, since a side that is not being read would never
-    /// tell of its error otherwise.
-    pub(crate) fn note(&mut self, event: Readiness) {
+    /// Takes note of an event, and returns what it means for the stream. An error flag is answered at once, since a
+    /// side that is not being read would never tell of its error otherwise.
+    pub(crate) fn note(&mut self, event: Readiness) -> Readiness {
         let event = self.stream.translate(event);
         self.readable |= event.readable || event.read_closed || event.error;
         self.writable |= event.writable || event.write_closed || event.error;
@@ -59,6 +59,7 @@ impl Side {
                 Ok(Some(err)) | Err(err) => self.fail(err),
             }
         }
+        event
     }
 
     /// Whether the peer is gone, judging by an event that came while nothing is read: it has reset the connection, or,
@@ -76,9 +77,16 @@ impl Side {
     }
 
     pub(crate) fn check_connect(&mut self) -> io::Result<bool> {
-        match self.failure.take() {
-            Some(err) => Err(err),
-            None => self.stream.check_connect(),
+        if let Some(err) = self.failure.take() {
+            return Err(err);
+        }
+        loop {
+            match self.stream.check_connect() {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                // A handshake that waits for its peer says so as any other operation does.
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                result => return result,
+            }
         }
     }
 
