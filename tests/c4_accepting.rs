@@ -459,6 +459,10 @@ mod scarce {
         drop(spare);
         println!("{MARK}{}", balancer.addr);
 
+        std::thread::spawn(|| {
+            std::thread::sleep(2 * PATIENCE);
+            std::process::exit(1); // lest one who waits for an answer waits for ever
+        });
         for command in io::stdin().lines() {
             match command.unwrap().as_str() {
                 "room" => {

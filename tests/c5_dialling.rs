@@ -80,6 +80,7 @@ enum Answer {
 impl Gate {
     fn new() -> Self {
         let listener = listener();
+        listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = GateState { addr, answer: Mutex::new(Answer::NotYet), asked: AtomicU64::new(0) };
         Self { listener, shared: Arc::new(shared) }
@@ -92,7 +93,8 @@ impl Gate {
     /// The far end of the next dial, about which the balancer has asked once, when it was ready to be written to.
     #[track_caller]
     fn take_dial(&self) -> TcpStream {
-        let (stream, _) = self.listener.accept().unwrap();
+        let (stream, _) = wait_for("a dial", || self.listener.accept().ok());
+        stream.set_nonblocking(false).unwrap(); // which some systems have it inherit
         impatient(&stream);
         wait_for("the connection is asked about", || (self.asked() > 0).then_some(()));
         stream
