@@ -169,6 +169,13 @@ fn totals(applied: Applied) -> (usize, usize, usize) {
     (applied.closed, applied.cancelled, applied.draining)
 }
 
+/// A client that may be cut as soon as it is connected, of which `connect` itself may tell.
+fn try_client(balancer: &Balancer) -> Option<TcpStream> {
+    let client = TcpStream::connect_timeout(&balancer.addr, PATIENCE).ok()?;
+    impatient(&client);
+    Some(client)
+}
+
 /// Room for the tests that open many connections, whatever the others do meanwhile.
 fn raise_descriptor_limit() {
     rlimit::increase_nofile_limit(10_000).unwrap();
@@ -393,12 +400,15 @@ fn c3_2_the_client_of_a_cancelled_dial_is_refused_if_the_new_set_is_empty() {
     assert_eq!(balancer.stats().refused.of(EndReason::NoBackend), 1);
 }
 
-/// Since when each target has been out of the set, by a clock that ticks with each removal and each return.
+/// When each target was out of the set, by a clock that ticks with each removal and each return.
 #[derive(Default)]
 struct Absences {
     clock: AtomicU64,
-    of: [Mutex<Vec<(u64, Option<u64>)>>; 3],
+    of: [Mutex<Vec<Absence>>; 3],
 }
+
+/// From when to when.
+type Absence = (u64, Option<u64>);
 
 impl Absences {
     fn now(&self) -> u64 {
@@ -465,7 +475,7 @@ fn c3_2_c3_5_not_one_byte_from_or_to_a_removed_target_after_applied_under_connec
                 (&balancer, &absences, &violations, &is_over, &answers);
             scope.spawn(move || {
                 while !is_over.load(Ordering::SeqCst) {
-                    let mut client = balancer.client();
+                    let Some(mut client) = try_client(balancer) else { continue };
                     for _ in 0..patience {
                         let mut answer = [0; 24];
                         let sent = client.write_all(&absences.now().to_be_bytes());
@@ -954,7 +964,7 @@ fn c3_7_no_bulk_transfer_holds_an_update_back() {
 fn c3_7_no_connection_storm_holds_an_update_back() {
     let census = Arc::new(Census::default());
     let balancer = start_behind_door(true, &census, BackendSet::new());
-    let _first = balancer.client();
+    let _first = TcpStream::connect(balancer.addr); // refused so soon that it may fail
     balancer.wait_for("the storm", |stats| stats.accepted > 100);
 
     for round in 0..10 {
@@ -976,7 +986,7 @@ fn c3_7_updates_are_applied_while_real_connections_storm_and_stream() {
         scope.spawn(|| {
             // Bounded, since descriptors and ports are.
             while !is_over.load(Ordering::SeqCst) && stormed.fetch_add(1, Ordering::SeqCst) < 300 {
-                reset(balancer.client());
+                let _ = try_client(&balancer).map(reset);
             }
         });
         wait_for("the storm", || (stormed.load(Ordering::SeqCst) > 20).then_some(()));
@@ -1101,9 +1111,9 @@ fn c3_9_a_plain_update_that_lacks_a_draining_target_closes_its_connections_at_on
 
 #[test]
 fn c3_9_an_update_that_names_a_draining_target_again_lifts_the_drain() {
-    let lifts: [fn(&Control, BackendSet) -> Result<Update, Error>; 2] =
-        [Control::update, |control, backends| control.update_draining(backends, LONG)];
-    for lift in lifts {
+    type HandOver = fn(&Control, BackendSet) -> Result<Update, Error>;
+    let either: [HandOver; 2] = [Control::update, |control, backends| control.update_draining(backends, LONG)];
+    for lift in either {
         let (returns, leaves, (gate, keeper)) = (Hand::new(), Hand::new(), Gate::new());
         let both = set([("a", returns.addr), ("b", leaves.addr)]);
         let balancer = Balancer::with(Server::builder().observer(keeper), both);
@@ -1282,13 +1292,14 @@ fn c3_10_a_reset_is_passed_on_to_one_who_does_not_read() {
 
 #[test]
 fn c3_10_refused_clients_see_a_reset() {
-    let nobody = Balancer::start(BackendSet::new());
-    assert_cut_after(&mut nobody.client(), b"");
+    let (dead, hole) = (refusing_addr(), BlackHole::new());
+    for backends in [BackendSet::new(), set([("a", dead), ("b", dead)]), set([("a", hole.addr)])] {
+        let server = Server::builder().dial_limit(SHORT).backends(backends).build(listener()).unwrap();
+        // Connected before the start, lest the reset comes while it still connects.
+        let mut client = connect(server.local_addr().ip().unwrap());
 
-    let all_down = Balancer::start(set([("a", refusing_addr()), ("b", refusing_addr())]));
-    assert_cut_after(&mut all_down.client(), b"");
+        let _running = server.spawn().unwrap();
 
-    let hole = BlackHole::new();
-    let too_slow = Balancer::with(Server::builder().dial_limit(SHORT), set([("a", hole.addr)]));
-    assert_cut_after(&mut too_slow.client(), b"");
+        assert_cut_after(&mut client, b"");
+    }
 }
