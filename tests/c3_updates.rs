@@ -160,6 +160,18 @@ impl Observer for Gatekeeper {
     }
 }
 
+/// A backend whose target name is not the address that is dialled.
+struct Named(String, SocketAddr);
+
+impl Backend for Named {
+    fn target_name(&self) -> String {
+        self.0.clone()
+    }
+    fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
+        TcpBackend::new(self.1).dial(request)
+    }
+}
+
 #[track_caller]
 fn wait(update: &Update) -> Applied {
     update.wait_timeout(PATIENCE).unwrap().expect("the update is not applied")
@@ -702,13 +714,26 @@ fn c3_5_updates_applied_in_one_step_all_report_that_steps_totals() {
 }
 
 /// How many streams there are, and how many of them are registered with the event queue.
-#[derive(Default)]
 struct Census {
     streams: AtomicUsize,
     registered: AtomicUsize,
+    /// When what never ends does end, so that a test that has failed does.
+    end: Instant,
 }
 
 impl Census {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            streams: AtomicUsize::new(0),
+            registered: AtomicUsize::new(0),
+            end: Instant::now() + 2 * PATIENCE,
+        })
+    }
+
+    fn go_on(&self) -> io::Result<()> {
+        if Instant::now() < self.end { Ok(()) } else { Err(ErrorKind::WouldBlock.into()) }
+    }
+
     fn count(&self) -> (usize, usize) {
         (self.streams.load(Ordering::SeqCst), self.registered.load(Ordering::SeqCst))
     }
@@ -736,7 +761,7 @@ impl Drop for Bottomless {
 
 impl Read for Bottomless {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        Ok(room.len())
+        self.census.go_on().map(|()| room.len())
     }
 }
 
@@ -801,7 +826,10 @@ impl Listener for Door {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
         let (socket, addr) = match self.listener.accept() {
             Ok((socket, addr)) => (Some(socket), addr.into()),
-            Err(_) if self.is_crowded => (None, Address::Other("one of many".into())),
+            Err(_) if self.is_crowded => {
+                self.census.go_on()?;
+                (None, Address::Other("one of many".into()))
+            }
             Err(err) => return Err(err),
         };
         Ok((Box::new(Bottomless::new(socket, &self.census)), addr))
@@ -843,7 +871,7 @@ struct Torrent {
 
 impl Torrent {
     fn new(pairs: usize) -> Self {
-        let (sink, census) = (listener(), Arc::new(Census::default()));
+        let (sink, census) = (listener(), Census::new());
         let backends: BackendSet = [("a", BottomlessBackend(sink.local_addr().unwrap(), census.clone()))].into();
         let balancer = start_behind_door(false, &census, backends.clone());
         let clients = (0..pairs).map(|_| balancer.client()).collect();
@@ -962,7 +990,7 @@ fn c3_7_no_bulk_transfer_holds_an_update_back() {
 
 #[test]
 fn c3_7_no_connection_storm_holds_an_update_back() {
-    let census = Arc::new(Census::default());
+    let census = Census::new();
     let balancer = start_behind_door(true, &census, BackendSet::new());
     let _first = TcpStream::connect(balancer.addr); // refused so soon that it may fail
     balancer.wait_for("the storm", |stats| stats.accepted > 100);
@@ -1006,18 +1034,8 @@ fn c3_7_updates_are_applied_while_real_connections_storm_and_stream() {
 #[test]
 fn c3_8_one_change_among_ten_thousand_backends_closes_its_own_connections_and_soon() {
     raise_descriptor_limit();
-    /// One of many names of the same place.
-    struct Named(String, TcpBackend);
-    impl Backend for Named {
-        fn target_name(&self) -> String {
-            self.0.clone()
-        }
-        fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
-            self.1.dial(request)
-        }
-    }
     let one = TestBackend::echo("one");
-    let named = |index: usize, name: String| (format!("key-{index:05}"), Named(name, TcpBackend::new(one.addr)));
+    let named = |index: usize, name: String| (format!("key-{index:05}"), Named(name, one.addr));
     let mut backends: BackendSet = (0..10_000).map(|index| named(index, format!("name-{index}"))).collect();
     let balancer = Balancer::start(backends.clone());
     let mut clients: Vec<_> = (0..100).map(|_| balancer.tagged_client().0).collect();
@@ -1171,14 +1189,19 @@ fn c3_9_a_limit_that_was_lifted_does_not_count_in_a_later_drain() {
 
 #[test]
 fn c3_9_a_dial_to_a_target_that_drains_is_cancelled() {
-    let (hole, one) = (BlackHole::new(), TestBackend::echo("one"));
-    let balancer = Balancer::start(set([("a", hole.addr), ("b", one.addr)]));
-    let mut client = dialling_client(&balancer);
+    let (old, hole, one) = (Hand::new(), BlackHole::new(), TestBackend::echo("one"));
+    // One target that is reached at first, and then no more.
+    let mut backends = set([("c", one.addr)]);
+    backends.extend([("a", old.addr), ("b", hole.addr)].map(|(key, addr)| (key, Named("old".to_owned(), addr))));
+    let balancer = Balancer::start(backends);
+    let (mut client, mut server) = old.pair(&balancer);
+    let mut waiting = dialling_client(&balancer);
 
-    let applied = balancer.update_draining(set([("b", one.addr)]), LONG);
+    let applied = balancer.update_draining(set([("c", one.addr)]), LONG);
 
-    assert_eq!(totals(applied), (0, 1, 0));
-    assert_eq!(read_tag(&mut client), "one");
+    assert_eq!(totals(applied), (0, 1, 1));
+    assert_eq!(read_tag(&mut waiting), "one");
+    pass(&mut client, &mut server, b"still here");
 }
 
 #[test]
