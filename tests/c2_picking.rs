@@ -163,7 +163,9 @@ fn c2_3_an_ejected_backend_is_tried_when_the_others_have_failed_and_success_clea
     socket.listen(16).unwrap();
     let backend = TcpListener::from(socket);
     let mut client = balancer.client();
-    backend.accept().unwrap().0.write_all(b"back\n").unwrap();
+    backend.set_nonblocking(true).unwrap();
+    let (mut server, _) = wait_for("the ejected one to be tried", || backend.accept().ok());
+    server.write_all(b"back\n").unwrap();
 
     assert_eq!(read_tag(&mut client), "back");
     let stats = balancer.stats();

@@ -999,6 +999,8 @@ fn c3_7_no_connection_storm_holds_an_update_back() {
         let backends = set([("a", refusing_addr()), ("b", refusing_addr())].into_iter().take(round % 3));
         assert_eq!(balancer.update(backends).backends, round % 3);
     }
+
+    census.go_on().expect("the updates had to wait for the storm to end");
 }
 
 #[test]
