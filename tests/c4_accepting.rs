@@ -450,7 +450,9 @@ mod scarce {
         let Ok(settings) = std::env::var(SETTINGS) else { return };
         let [descriptors, dial_limit, backend] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!() };
         let dial_limit = Duration::from_millis(dial_limit.parse().unwrap());
-        let balancer = Balancer::with(Server::builder().dial_limit(dial_limit), set([("a", backend.parse().unwrap())]));
+        // No other timer may do what the one of a pause has to.
+        let builder = Server::builder().connect_timeout(dial_limit).dial_limit(dial_limit);
+        let balancer = Balancer::with(builder, set([("a", backend.parse().unwrap())]));
         let nofile = rlimit::Resource::NOFILE;
         let hard = nofile.get_hard().unwrap();
         let spare = (0..descriptors.parse().unwrap()).map(|_| std::fs::File::open("/dev/null").unwrap());
