@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tinylb::mio::{self, Interest, Registry, Token, event::Source};
 use tinylb::{
-    Address, Backend, BackendSet, Builder, Connected, Dial, DialRequest, EndReason, Keepalive, Listener, Observer,
-    Server, SocketOptions, Stream, TcpBackend,
+    Address, Backend, BackendSet, Builder, Connected, Dial, DialRequest, EndReason, Listener, Observer, Server,
+    SocketOptions, Stream, TcpBackend,
 };
 use util::*;
 
@@ -648,7 +648,7 @@ fn c6_7_hosts_can_change_each_option_of_both_sides() {
     let user_timeout = Some(Duration::from_millis(2500));
     let builder = Server::builder()
         .nodelay(false)
-        .keepalive(Some(Keepalive { idle, interval, probes: 3 }))
+        .keepalive(Some(tinylb::Keepalive { idle, interval, probes: 3 }))
         .user_timeout(user_timeout);
     let changed = || Set { nodelay: false, keepalive: Some((40, 7, 3)), user_timeout };
     assert_eq!(options_set(builder), (changed(), changed()));

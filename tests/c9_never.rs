@@ -58,8 +58,8 @@ fn threads() -> Vec<String> {
 #[cfg(target_os = "linux")]
 fn cpu_ticks() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-    let stat = stats.filter(|stat| stat.contains("(tinylb)")).next().expect("no such thread");
+    let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let stat = stats.find(|stat| stat.contains("(tinylb)")).expect("no such thread");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
