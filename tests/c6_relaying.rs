@@ -358,8 +358,10 @@ fn c6_4_what_was_sent_before_a_reset_goes_first() {
         stream.write_all(b"last words").unwrap();
         reset(stream);
     });
-    let balancer = Balancer::with(Server::builder().observer(observer), set([("a", addr)]));
-    let (received, end) = read_to_end(&mut balancer.client());
+    let server = Server::builder().observer(observer).backends(set([("a", addr)])).build(listener()).unwrap();
+    let mut client = connect(server.local_addr().ip().unwrap()); // before anyone can reset it
+    let _thread = server.spawn().unwrap();
+    let (received, end) = read_to_end(&mut client);
     assert_eq!(received, b"last words");
     assert!(end == StreamEnd::Reset || cfg!(not(feature = "socket2")));
 }
