@@ -151,7 +151,7 @@ fn c9_1_time_outs_leave_the_cpu_at_rest_once_they_have_fired() {
             .connect_timeout(soon)
             .dial_limit(soon * 2);
         let balancer = Balancer::with(builder, set([("a", echo.addr), ("b", hole.addr)]));
-        let clients: Vec<_> = (0..20).map(|_| balancer.client()).collect();
+        let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(balancer.addr)).collect();
         balancer.wait_for("all have timed out", |stats| stats.refused.total() + stats.ended.total() == 20);
         assert_at_rest("all have timed out");
         drop(clients);
