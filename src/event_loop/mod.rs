@@ -440,6 +440,8 @@ impl EventLoop {
     fn proceed_dialling(&mut self, slot: usize, now: Instant) {
         let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.get_mut(slot) else { return };
         match dialling.take_attempt() {
+            // Its reminder passes over a pair that is queued, and one whose attempts fail at once always is.
+            Attempt::Pick | Attempt::Dial(_) if dialling.is_overdue(now) => self.end(slot, EndReason::DialLimit, now),
             Attempt::Pick => self.pick(slot, now),
             Attempt::Dial(of) => self.dial(slot, of, now),
             Attempt::Starving(of) => dialling.attempt = Attempt::Starving(of), // fed in order: see `feed_starving`

@@ -161,6 +161,11 @@ impl Dialling {
         std::mem::replace(&mut self.attempt, Attempt::Pick)
     }
 
+    /// Whether the client's time for all its attempts is over.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.give_up_at <= now
+    }
+
     fn deadline(&self) -> Instant {
         match &self.attempt {
             Attempt::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
@@ -171,7 +176,7 @@ impl Dialling {
     fn verdict(&self, now: Instant) -> Verdict {
         let attempt_timed_out =
             matches!(&self.attempt, Attempt::Connecting(connecting) if connecting.give_up_at <= now);
-        if self.give_up_at <= now {
+        if self.is_overdue(now) {
             Verdict::DialLimit { attempt_timed_out }
         } else if attempt_timed_out {
             Verdict::AttemptTimedOut

@@ -273,6 +273,24 @@ fn c5_2_each_attempt_and_all_together_have_their_limits() {
 }
 
 #[test]
+fn c5_2_the_dial_limit_holds_also_while_every_attempt_fails_at_once() {
+    let mut a = Scripted { addresses: 1000, ..Scripted::new("a") };
+    for _ in 0..1000 {
+        a = a.then(refused());
+    }
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.turn(&[(token::LISTENER, READABLE)]);
+    let accepted_at = rig.now;
+    while rig.event_loop.totals.refused.total() == 0 {
+        rig.now += SECOND / 10; // the time of a turn that has much else to do
+        rig.turn(&[]);
+    }
+    assert!(rig.now - accepted_at <= LIMITS.dial_limit + SECOND, "after {:?}", rig.now - accepted_at);
+    assert_eq!(rig.notes.take().last().unwrap(), "0 ended: dial limit");
+}
+
+#[test]
 fn c1_4_the_addresses_of_a_backend_are_tried_in_turn_before_the_next_backend() {
     let a = Scripted { addresses: 2, ..Scripted::new("a") }.then(refused()).then(refused());
     let b = Scripted::new("b").then(connects());
