@@ -505,6 +505,17 @@ fn c3_6_a_target_that_comes_back_before_the_loop_wakes_has_its_pairs_closed() {
 }
 
 #[test]
+fn c3_7_an_update_is_applied_in_the_next_turn_though_its_event_is_behind_in_the_queue() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, _) = rig.pair(Script::new().reads([Act::Data(b"late".to_vec())]), &backend);
+    let update = rig.submit(&[]);
+    rig.turn(&[(client.token().unwrap(), READABLE)]);
+    assert_eq!(update.poll().unwrap().expect("not applied").closed, 1);
+    assert_eq!(client.reads(), 0);
+}
+
+#[test]
 fn c3_3_a_pair_stays_when_another_key_names_its_target_and_counts_for_the_key_that_picked_it() {
     let backend = Scripted::new("a").then(connects());
     let mut rig = Rig::new(&[("k1", &backend)]);
