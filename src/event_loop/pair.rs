@@ -161,6 +161,11 @@ impl Dialling {
         std::mem::replace(&mut self.attempt, Attempt::Pick)
     }
 
+    /// Whether the next step is to begin a dial.
+    pub(crate) fn is_about_to_dial(&self) -> bool {
+        matches!(self.attempt, Attempt::Pick | Attempt::Dial(_))
+    }
+
     /// Whether the client's time for all its attempts is over.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
         self.give_up_at <= now

@@ -654,6 +654,21 @@ fn c4_2_a_storm_is_taken_in_pieces_without_further_events() {
 }
 
 #[test]
+fn c3_7_a_crowd_that_has_to_be_dialled_for_anew_is_taken_in_pieces() {
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().extend((0..500).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    let update = rig.submit(&[("b", &b)]);
+    let next = rig.turn(COMMANDED);
+    assert_eq!(update.poll().unwrap().unwrap().cancelled, 500);
+    assert!(b.dialled().len() <= ACCEPTS_PER_TURN, "{} dials in one turn", b.dialled().len());
+    assert_eq!(next, Some(rig.now), "the rest needs no event");
+    rig.settle(&[]);
+    assert_eq!(b.dialled().len(), 500);
+}
+
+#[test]
 fn a_stale_event_does_not_reach_the_slots_next_tenant() {
     let backend = Scripted::new("a").then(connects()).then(Ok(Script::new().connect([Ok(false)])));
     let mut rig = Rig::new(&[("a", &backend)]);
