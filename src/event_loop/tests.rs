@@ -365,6 +365,16 @@ fn c5_4_a_hang_up_counts_only_if_the_stream_bears_it_out() {
 }
 
 #[test]
+fn c5_4_a_reset_is_noticed_whatever_the_stream_takes_its_events_for() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = rig.client(Script::new().translates());
+    client.then_error(ErrorKind::ConnectionReset);
+    rig.event(&client, Readiness { error: true, ..Readiness::READ_WRITE });
+    assert_eq!(rig.notes.take(), ["0 ended: client failed"]);
+}
+
+#[test]
 fn c5_5_local_failures_do_not_eject() {
     let mut a = Scripted::new("a");
     for _ in 0..10 {

@@ -98,6 +98,7 @@ pub trait Stream: io::Read + io::Write + Source + Send {
     /// What an event of this stream's source means for the stream. By default, what it says.
     ///
     /// A protocol that has to read in order to write, or the reverse, answers [`Readiness::READ_WRITE`] to anything.
+    /// An error that the event told of is asked for whatever the answer.
     fn translate(&self, event: Readiness) -> Readiness {
         event
     }
