@@ -343,6 +343,11 @@ impl Builder {
             let second = Duration::from_secs(1);
             keepalive.idle < second || keepalive.interval < second || keepalive.probes == 0
         };
+        // What Linux takes. A dial whose socket refuses an option would count against its backend.
+        let is_overlong = |keepalive: Keepalive| {
+            let longest = Duration::from_secs(32_767);
+            keepalive.idle > longest || keepalive.interval > longest || keepalive.probes > 127
+        };
         let rules = [
             ("connect_timeout", self.limits.connect_timeout.is_zero(), "must not be zero"),
             ("dial_limit", self.limits.dial_limit.is_zero(), "must not be zero"),
@@ -352,6 +357,16 @@ impl Builder {
             ("buffer_size", self.buffer_size == 0, "must not be zero"),
             ("buffer_size", self.buffer_size > 16 << 20, "must not be over 16 MiB"),
             ("keepalive", self.socket_options.keepalive.is_some_and(is_unprobable), "needs a second and one probe"),
+            (
+                "keepalive",
+                self.socket_options.keepalive.is_some_and(is_overlong),
+                "takes at most 32767 seconds and 127 probes",
+            ),
+            (
+                "user_timeout",
+                self.socket_options.user_timeout.is_some_and(|limit| limit.as_millis() > i32::MAX as u128),
+                "must not be over 24 days",
+            ),
             (
                 "user_timeout",
                 self.socket_options.user_timeout.is_some_and(|limit| limit < Duration::from_millis(1)),
@@ -379,5 +394,27 @@ impl fmt::Debug for Builder {
             .field("random_first_pick", &self.random_first_pick)
             .field("seed", &self.seed)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c6_7_options_that_no_socket_takes_are_refused_when_the_server_is_built() {
+        let build = |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let keepalive = Keepalive { idle: Duration::from_secs(32_768), ..Keepalive::default() };
+        for builder in [
+            Server::builder().keepalive(Some(keepalive)),
+            Server::builder().keepalive(Some(Keepalive { probes: 128, ..Keepalive::default() })),
+            Server::builder().user_timeout(Some(Duration::MAX)),
+        ] {
+            assert!(matches!(build(builder), Err(Error::Setting { .. })));
+        }
+        let longest =
+            Keepalive { idle: Duration::from_secs(32_767), interval: Duration::from_secs(32_767), probes: 127 };
+        let user_timeout = Duration::from_millis(i32::MAX as u64);
+        assert!(build(Server::builder().keepalive(Some(longest)).user_timeout(Some(user_timeout))).is_ok());
     }
 }

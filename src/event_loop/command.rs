@@ -3,6 +3,7 @@
 //! Whoever waits holds a [`Reply`] to a [`Promise`] that the loop keeps or, by ending, breaks.
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -24,16 +25,22 @@ pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
         stop: None,
         targets: Arc::new([]),
     };
-    let shared = Arc::new(Mutex::new(mailbox));
+    let shared = Arc::new(Shared { mailbox: Mutex::new(mailbox), has_mail: AtomicBool::new(false) });
     (Sender(shared.clone()), Receiver(shared))
 }
 
 /// The hosts' end; any number of clones.
 #[derive(Clone)]
-pub(crate) struct Sender(Arc<Mutex<Mailbox>>);
+pub(crate) struct Sender(Arc<Shared>);
 
 /// The loop's end. Dropping it answers everything with "stopped", now and from then on.
-pub(crate) struct Receiver(Arc<Mutex<Mailbox>>);
+pub(crate) struct Receiver(Arc<Shared>);
+
+struct Shared {
+    mailbox: Mutex<Mailbox>,
+    /// What each turn looks at, without a lock: the waker's event may be far behind in a crowd of others.
+    has_mail: AtomicBool,
+}
 
 struct Mailbox {
     life: Life,
@@ -71,9 +78,9 @@ impl Stop {
     }
 }
 
-fn lock(mailbox: &Mutex<Mailbox>) -> MutexGuard<'_, Mailbox> {
+fn lock(shared: &Shared) -> MutexGuard<'_, Mailbox> {
     // No invariant spans an unlock, so a panic elsewhere has broken none.
-    mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Sender {
@@ -91,7 +98,7 @@ impl Sender {
         let merged = MergedUpdate::merge(fates, set, &named, vanished, &mailbox.targets);
         let answer = promise.answer.clone();
         mailbox.update = Some((merged, promise));
-        let woken = mailbox.wake();
+        let woken = self.announce(&mailbox);
         drop(mailbox); // before `earlier`, whose backends are the host's and may call in here as they are dropped
         woken?;
         Ok(Reply { answer, sender: self.clone() })
@@ -106,7 +113,7 @@ impl Sender {
             Life::On(_) => {}
         }
         let answer = mailbox.stats.get_or_insert_with(Promise::new).answer.clone();
-        mailbox.wake()?;
+        self.announce(&mailbox)?;
         drop(mailbox);
         Reply { answer, sender: self.clone() }.wait()
     }
@@ -117,17 +124,17 @@ impl Sender {
             return Ok(());
         }
         mailbox.stop = Some(stop.merge(mailbox.stop));
-        mailbox.wake()
+        self.announce(&mailbox)
+    }
+
+    /// Has the loop look into the mailbox.
+    fn announce(&self, mailbox: &Mailbox) -> Result<(), Error> {
+        self.0.has_mail.store(true, Ordering::Release);
+        mailbox.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
     }
 
     pub(crate) fn is_own_thread(&self) -> bool {
         lock(&self.0).life == Life::On(thread::current().id())
-    }
-}
-
-impl Mailbox {
-    fn wake(&self) -> Result<(), Error> {
-        self.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
     }
 }
 
@@ -141,6 +148,11 @@ impl Receiver {
     /// The loop runs from now on, on this thread.
     pub(crate) fn start(&self) {
         lock(&self.0).life = Life::On(thread::current().id());
+    }
+
+    /// Whether something was put into the mailbox since this was asked last.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.0.has_mail.load(Ordering::Relaxed) && self.0.has_mail.swap(false, Ordering::Acquire)
     }
 
     /// Hands the waiting update to `replace`, which returns the targets that pairs can have from then on.

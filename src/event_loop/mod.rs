@@ -50,10 +50,12 @@ const ACCEPTS_PER_TURN: usize = 64;
 const DEADLINES_PER_TURN: usize = 256;
 /// How many bytes one direction moves in one turn at most, but for the read that passes this.
 const BYTES_PER_DIRECTION: usize = 1 << 20;
-/// How much one turn does at most, in bytes moved; a drive counts as [`DRIVE_COST`] even if it moves none.
+/// How much one turn does at most, in bytes moved or what takes as long: see the costs below.
 const WORK_PER_TURN: u64 = 8 << 20;
 /// What a drive costs besides the bytes: a few system calls, about as long as these bytes take.
 const DRIVE_COST: u64 = 8 << 10;
+/// What it costs to begin a dial: a turn begins no more of them than it accepts clients.
+const DIAL_COST: u64 = WORK_PER_TURN / ACCEPTS_PER_TURN as u64;
 
 /// What the host has chosen.
 #[derive(Clone, Debug)]
@@ -133,19 +135,19 @@ impl EventLoop {
     /// Runs one turn: takes up the events and all that is due by now. Returns when it wants to be called again at the
     /// latest, though nothing may have happened; `None` is "whenever something has".
     pub(crate) fn turn(&mut self, ready: impl Iterator<Item = (Token, Readiness)>, now: Instant) -> Option<Instant> {
-        let mut has_commands = self.started_at.is_none();
-        if has_commands {
+        let is_first = self.started_at.is_none();
+        if is_first {
             self.started_at = Some(now);
             self.commands.start();
         }
         for (token, readiness) in ready {
             match Source::from(token) {
-                Source::Commands => has_commands = true,
+                Source::Commands => {} // it was to wake us: each turn sees for itself whether there are any
                 Source::Listener => self.door.note_clients(),
                 Source::Pair(pair, end) => self.note(pair, end, readiness, now),
             }
         }
-        if has_commands {
+        if self.commands.has_mail() || is_first {
             self.obey_commands(now);
         }
         self.drive_queue(now);
@@ -444,6 +446,8 @@ impl EventLoop {
     fn proceed_dialling(&mut self, slot: usize, now: Instant) {
         let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.get_mut(slot) else { return };
         match dialling.take_attempt() {
+            // Its reminder passes over a pair that is queued, and one whose attempts fail at once always is.
+            Attempt::Pick | Attempt::Dial(_) if dialling.is_overdue(now) => self.end(slot, EndReason::DialLimit, now),
             Attempt::Pick => self.pick(slot, now),
             Attempt::Dial(of) => self.dial(slot, of, now),
             Attempt::Starving(of) => dialling.attempt = Attempt::Starving(of), // fed in order: see `feed_starving`
@@ -606,19 +610,23 @@ impl EventLoop {
                 return;
             }
             let Some(slot) = self.pairs.dequeue() else { return };
-            work += DRIVE_COST + self.drive(slot, now);
+            work += self.drive(slot, now);
         }
     }
 
-    /// Does what a pair has to do, and returns how many bytes that moved.
+    /// Does what a pair has to do, and returns how much work that was.
     fn drive(&mut self, slot: usize, now: Instant) -> u64 {
-        if let Some(Pair { stage: Stage::Dialling(_), .. }) = self.pairs.get_mut(slot) {
+        let mut work = DRIVE_COST;
+        if let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.get_mut(slot) {
+            if dialling.is_about_to_dial() {
+                work += DIAL_COST;
+            }
             self.proceed_dialling(slot, now);
         }
-        self.relay(slot, now)
+        work + self.relay(slot, now)
     }
 
-    /// Moves bytes, if the pair is connected by now.
+    /// Moves bytes, if the pair is connected by now, and returns how many.
     fn relay(&mut self, slot: usize, now: Instant) -> u64 {
         let Some(pair) = self.pairs.get_mut(slot) else { return 0 };
         let Stage::Relaying(relaying) = &mut pair.stage else { return 0 };

@@ -161,6 +161,16 @@ impl Dialling {
         std::mem::replace(&mut self.attempt, Attempt::Pick)
     }
 
+    /// Whether the next step is to begin a dial.
+    pub(crate) fn is_about_to_dial(&self) -> bool {
+        matches!(self.attempt, Attempt::Pick | Attempt::Dial(_))
+    }
+
+    /// Whether the client's time for all its attempts is over.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.give_up_at <= now
+    }
+
     fn deadline(&self) -> Instant {
         match &self.attempt {
             Attempt::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
@@ -171,7 +181,7 @@ impl Dialling {
     fn verdict(&self, now: Instant) -> Verdict {
         let attempt_timed_out =
             matches!(&self.attempt, Attempt::Connecting(connecting) if connecting.give_up_at <= now);
-        if self.give_up_at <= now {
+        if self.is_overdue(now) {
             Verdict::DialLimit { attempt_timed_out }
         } else if attempt_timed_out {
             Verdict::AttemptTimedOut

@@ -273,6 +273,24 @@ fn c5_2_each_attempt_and_all_together_have_their_limits() {
 }
 
 #[test]
+fn c5_2_the_dial_limit_holds_also_while_every_attempt_fails_at_once() {
+    let mut a = Scripted { addresses: 1000, ..Scripted::new("a") };
+    for _ in 0..1000 {
+        a = a.then(refused());
+    }
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.turn(&[(token::LISTENER, READABLE)]);
+    let accepted_at = rig.now;
+    while rig.event_loop.totals.refused.total() == 0 {
+        rig.now += SECOND / 10; // the time of a turn that has much else to do
+        rig.turn(&[]);
+    }
+    assert!(rig.now - accepted_at <= LIMITS.dial_limit + SECOND, "after {:?}", rig.now - accepted_at);
+    assert_eq!(rig.notes.take().last().unwrap(), "0 ended: dial limit");
+}
+
+#[test]
 fn c1_4_the_addresses_of_a_backend_are_tried_in_turn_before_the_next_backend() {
     let a = Scripted { addresses: 2, ..Scripted::new("a") }.then(refused()).then(refused());
     let b = Scripted::new("b").then(connects());
@@ -344,6 +362,16 @@ fn c5_4_a_hang_up_counts_only_if_the_stream_bears_it_out() {
     let gone = rig.client(Script::new().write_error(ErrorKind::BrokenPipe));
     rig.event(&gone, hang_up);
     assert_eq!(rig.notes.take(), ["1 ended: client failed"]);
+}
+
+#[test]
+fn c5_4_a_reset_is_noticed_whatever_the_stream_takes_its_events_for() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = rig.client(Script::new().translates());
+    client.then_error(ErrorKind::ConnectionReset);
+    rig.event(&client, Readiness { error: true, ..Readiness::READ_WRITE });
+    assert_eq!(rig.notes.take(), ["0 ended: client failed"]);
 }
 
 #[test]
@@ -487,6 +515,17 @@ fn c3_6_a_target_that_comes_back_before_the_loop_wakes_has_its_pairs_closed() {
 }
 
 #[test]
+fn c3_7_an_update_is_applied_in_the_next_turn_though_its_event_is_behind_in_the_queue() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, _) = rig.pair(Script::new().reads([Act::Data(b"late".to_vec())]), &backend);
+    let update = rig.submit(&[]);
+    rig.turn(&[(client.token().unwrap(), READABLE)]);
+    assert_eq!(update.poll().unwrap().expect("not applied").closed, 1);
+    assert_eq!(client.reads(), 0);
+}
+
+#[test]
 fn c3_3_a_pair_stays_when_another_key_names_its_target_and_counts_for_the_key_that_picked_it() {
     let backend = Scripted::new("a").then(connects());
     let mut rig = Rig::new(&[("k1", &backend)]);
@@ -622,6 +661,21 @@ fn c4_2_a_storm_is_taken_in_pieces_without_further_events() {
     assert_eq!((rig.event_loop.totals.accepted, next), (ACCEPTS_PER_TURN as u64, Some(rig.now)));
     rig.settle(&[]);
     assert_eq!(rig.event_loop.totals.accepted, 500);
+}
+
+#[test]
+fn c3_7_a_crowd_that_has_to_be_dialled_for_anew_is_taken_in_pieces() {
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().extend((0..500).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    let update = rig.submit(&[("b", &b)]);
+    let next = rig.turn(COMMANDED);
+    assert_eq!(update.poll().unwrap().unwrap().cancelled, 500);
+    assert!(b.dialled().len() <= ACCEPTS_PER_TURN, "{} dials in one turn", b.dialled().len());
+    assert_eq!(next, Some(rig.now), "the rest needs no event");
+    rig.settle(&[]);
+    assert_eq!(b.dialled().len(), 500);
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::time::Duration;
 /// idle + interval × probes = 2 min 30 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// How long nothing may arrive before the first probe. Whole seconds, at least one.
+    /// How long nothing may arrive before the first probe. Whole seconds, from 1 to 32767.
     pub idle: Duration,
-    /// The time between probes. Whole seconds, at least one.
+    /// The time between probes. Whole seconds, from 1 to 32767.
     pub interval: Duration,
-    /// How many probes may stay unanswered before the connection is given up. At least one.
+    /// How many probes may stay unanswered before the connection is given up. From 1 to 127.
     pub probes: u32,
 }
 

@@ -114,7 +114,7 @@ pub trait Stream: io::Read + io::Write + Source + Send {
     /// What an event of this stream's source means for the stream. By default, what it says.
     ///
     /// A protocol that has to read in order to write, or the reverse, sets `readable` and `writable` in any event. It
-    /// leaves the other flags as they are: without `error`, a reset would go unnoticed while nothing is read. A
+    /// leaves the other flags as they are; of an error that the event told of it is asked whatever it answers. A
     /// transport whose source is a mere bell says here what the bell means, beginning with
     /// [`Readiness::default`] or [`Readiness::READ_WRITE`].
     fn translate(&self, event: Readiness) -> Readiness {

@@ -42,6 +42,7 @@ struct State {
     flush_blocks: usize,
     shutdown_blocks: usize,
     drained_by_short_reads: bool,
+    translates: bool,
     read_calls: usize,
     written: Vec<u8>,
     is_shut: bool,
@@ -97,6 +98,11 @@ impl Script {
 
     pub(crate) fn drained_by_short_reads(self) -> Self {
         self.with(|state| state.drained_by_short_reads = true)
+    }
+
+    /// Takes any event for readiness to read and write, as a protocol with records of its own does.
+    pub(crate) fn translates(self) -> Self {
+        self.with(|state| state.translates = true)
     }
 
     pub(crate) fn seen(&self) -> Seen {
@@ -223,7 +229,7 @@ impl Stream for Script {
     }
 
     fn translate(&self, event: Readiness) -> Readiness {
-        event
+        if self.state.lock().translates { Readiness::READ_WRITE } else { event }
     }
 }
 

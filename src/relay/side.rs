@@ -49,11 +49,12 @@ impl Side {
     /// Takes note of an event, and returns what it means for the stream. An error flag is answered at once, since a
     /// side that is not being read would never tell of its error otherwise.
     pub(crate) fn note(&mut self, event: Readiness) -> Readiness {
+        let met_error = event.error;
         let event = self.stream.translate(event);
         self.readable |= event.readable || event.read_closed || event.error;
         self.writable |= event.writable || event.write_closed || event.error;
         self.read_to_the_end |= event.read_closed || event.priority;
-        if event.error {
+        if event.error || met_error {
             match self.stream.take_error() {
                 Ok(None) => {}
                 Ok(Some(err)) | Err(err) => self.fail(err),
