@@ -3,6 +3,7 @@
 //! Whoever waits holds a [`Reply`] to a [`Promise`] that the loop keeps or, by ending, breaks.
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -24,16 +25,23 @@ pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
         stop: None,
         targets: Arc::new([]),
     };
-    let shared = Arc::new(Mutex::new(mailbox));
+    let shared = Arc::new(Post { mailbox: Mutex::new(mailbox), has_mail: AtomicBool::new(true) });
     (Sender(shared.clone()), Receiver(shared))
 }
 
 /// The hosts' end; any number of clones.
 #[derive(Clone)]
-pub(crate) struct Sender(Arc<Mutex<Mailbox>>);
+pub(crate) struct Sender(Arc<Post>);
 
 /// The loop's end. Dropping it answers everything with "stopped", now and from then on.
-pub(crate) struct Receiver(Arc<Mutex<Mailbox>>);
+pub(crate) struct Receiver(Arc<Post>);
+
+struct Post {
+    mailbox: Mutex<Mailbox>,
+    /// Set before the loop is woken, which looks at it in every turn: the waker's event may come many turns late, behind
+    /// those of thousands of sockets.
+    has_mail: AtomicBool,
+}
 
 struct Mailbox {
     life: Life,
@@ -71,15 +79,23 @@ impl Stop {
     }
 }
 
-fn lock(mailbox: &Mutex<Mailbox>) -> MutexGuard<'_, Mailbox> {
-    // No invariant spans an unlock, so a panic elsewhere has broken none.
-    mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+impl Post {
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        // No invariant spans an unlock, so a panic elsewhere has broken none.
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the loop of what was put into the mailbox, which is still locked so that the waker stays.
+    fn wake(&self, mailbox: &Mailbox) -> Result<(), Error> {
+        self.has_mail.store(true, Ordering::Release);
+        mailbox.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
+    }
 }
 
 impl Sender {
     pub(crate) fn update(&self, set: BackendSet, vanished: Vanished) -> Result<Reply<Applied>, Error> {
         let named = set.iter().map(|entry| entry.shared_target_name().clone()).collect();
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         if mailbox.life == Life::Over {
             return Err(Error::Stopped);
         }
@@ -91,14 +107,14 @@ impl Sender {
         let merged = MergedUpdate::merge(fates, set, &named, vanished, &mailbox.targets);
         let answer = promise.answer.clone();
         mailbox.update = Some((merged, promise));
-        let woken = mailbox.wake();
+        let woken = self.0.wake(&mailbox);
         drop(mailbox); // before `earlier`, whose backends are the host's and may call in here as they are dropped
         woken?;
         Ok(Reply { answer, sender: self.clone() })
     }
 
     pub(crate) fn stats(&self) -> Result<Stats, Error> {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         match mailbox.life {
             Life::Over => return Err(Error::Stopped),
             // Nothing has happened, and nobody knows whether `run` will ever be called.
@@ -106,28 +122,22 @@ impl Sender {
             Life::On(_) => {}
         }
         let answer = mailbox.stats.get_or_insert_with(Promise::new).answer.clone();
-        mailbox.wake()?;
+        self.0.wake(&mailbox)?;
         drop(mailbox);
         Reply { answer, sender: self.clone() }.wait()
     }
 
     pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         if mailbox.life == Life::Over {
             return Ok(());
         }
         mailbox.stop = Some(stop.merge(mailbox.stop));
-        mailbox.wake()
+        self.0.wake(&mailbox)
     }
 
     pub(crate) fn is_own_thread(&self) -> bool {
-        lock(&self.0).life == Life::On(thread::current().id())
-    }
-}
-
-impl Mailbox {
-    fn wake(&self) -> Result<(), Error> {
-        self.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
+        self.0.lock().life == Life::On(thread::current().id())
     }
 }
 
@@ -140,7 +150,12 @@ pub(crate) struct Orders {
 impl Receiver {
     /// The loop runs from now on, on this thread.
     pub(crate) fn start(&self) {
-        lock(&self.0).life = Life::On(thread::current().id());
+        self.0.lock().life = Life::On(thread::current().id());
+    }
+
+    /// Whether something was put in since this was last asked; the first time it says so in any case.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.0.has_mail.swap(false, Ordering::Acquire)
     }
 
     /// Hands the waiting update to `replace`, which returns the targets that pairs can have from then on.
@@ -150,7 +165,7 @@ impl Receiver {
         &self,
         replace: impl FnOnce(MergedUpdate) -> (T, Arc<[Arc<str>]>),
     ) -> Option<(T, Promise<Applied>)> {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         let (update, promise) = mailbox.update.take()?;
         let (replaced, targets) = replace(update);
         mailbox.targets = targets;
@@ -158,14 +173,14 @@ impl Receiver {
     }
 
     pub(crate) fn take_orders(&self) -> Orders {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         Orders { stats: mailbox.stats.take(), stop: mailbox.stop.take() }
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         mailbox.life = Life::Over;
         let leftovers =
             (mailbox.waker.take(), mailbox.update.take(), mailbox.stats.take(), mem::take(&mut mailbox.targets));

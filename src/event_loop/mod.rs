@@ -133,19 +133,18 @@ impl EventLoop {
     /// Runs one turn: takes up the events and all that is due by now. Returns when it wants to be called again at the
     /// latest, though nothing may have happened; `None` is "whenever something has".
     pub(crate) fn turn(&mut self, ready: impl Iterator<Item = (Token, Readiness)>, now: Instant) -> Option<Instant> {
-        let mut has_commands = self.started_at.is_none();
-        if has_commands {
+        if self.started_at.is_none() {
             self.started_at = Some(now);
             self.commands.start();
         }
         for (token, readiness) in ready {
             match Source::from(token) {
-                Source::Commands => has_commands = true,
+                Source::Commands => {} // it has woken the loop, which asks below
                 Source::Listener => self.door.note_clients(),
                 Source::Pair(pair, end) => self.note(pair, end, readiness, now),
             }
         }
-        if has_commands {
+        if self.commands.has_mail() {
             self.obey_commands(now);
         }
         self.drive_queue(now);
