@@ -1,6 +1,7 @@
 //! The host's hand on a running balancer.
 
 use std::fmt;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::backend::BackendSet;
@@ -87,8 +88,8 @@ impl Control {
         self.sender.stop(Stop::Drain(limit))
     }
 
-    pub(crate) fn is_own_thread(&self) -> bool {
-        self.sender.is_own_thread()
+    pub(crate) fn note_thread(&self, thread: ThreadId) {
+        self.sender.note_thread(thread);
     }
 }
 

@@ -82,8 +82,10 @@ impl Server {
     /// [`Error::Thread`] if the thread cannot be started.
     pub fn spawn(self) -> Result<ServerThread, Error> {
         let control = self.control();
-        let thread = std::thread::Builder::new().name("tinylb".to_owned()).spawn(|| self.run());
-        Ok(ServerThread { control, thread: Some(thread.map_err(Error::Thread)?) })
+        let thread =
+            std::thread::Builder::new().name("tinylb".to_owned()).spawn(|| self.run()).map_err(Error::Thread)?;
+        control.note_thread(thread.thread().id());
+        Ok(ServerThread { control, thread: Some(thread) })
     }
 }
 
@@ -117,9 +119,9 @@ impl ServerThread {
     ///
     /// # Errors
     /// What [`Server::run`] returned, [`Error::Panicked`] if it panicked, or [`Error::OwnThread`] on the balancer's own
-    /// thread.
+    /// thread, where it does what dropping the handle does.
     pub fn join(mut self) -> Result<Summary, Error> {
-        if self.control.is_own_thread() {
+        if self.is_own_thread() {
             return Err(Error::OwnThread);
         }
         match self.thread.take().map(JoinHandle::join) {
@@ -128,17 +130,23 @@ impl ServerThread {
             None => Err(Error::Stopped),
         }
     }
+
+    /// Also while the loop is being dropped, with an observer or a backend that owns this.
+    fn is_own_thread(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
+    }
 }
 
 impl Drop for ServerThread {
     fn drop(&mut self) {
+        let is_own_thread = self.is_own_thread();
         let Some(thread) = self.thread.take() else { return };
         if let Err(err) = self.control.shutdown() {
             log::warn!("{err}, so its thread is left to itself");
             return;
         }
         // On its own thread, in an observer that owns it, it ends after this.
-        if !self.control.is_own_thread() {
+        if !is_own_thread {
             // Its panic, if it had one, has been reported by the panic hook; its error has no one to go to.
             let _ = thread.join();
         }

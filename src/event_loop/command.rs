@@ -136,7 +136,15 @@ impl Sender {
         self.0.wake(&mailbox)
     }
 
-    pub(crate) fn is_own_thread(&self) -> bool {
+    /// The loop is about to run on this thread: from now on whoever asks is answered.
+    pub(crate) fn note_thread(&self, thread: ThreadId) {
+        let mut mailbox = self.0.lock();
+        if mailbox.life == Life::Unstarted {
+            mailbox.life = Life::On(thread);
+        }
+    }
+
+    fn is_own_thread(&self) -> bool {
         self.0.lock().life == Life::On(thread::current().id())
     }
 }
@@ -182,11 +190,12 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut mailbox = self.0.lock();
         mailbox.life = Life::Over;
-        let leftovers =
-            (mailbox.waker.take(), mailbox.update.take(), mailbox.stats.take(), mem::take(&mut mailbox.targets));
-        // The host's backends are dropped with the update, and may call in here.
+        let (update, promise) = mailbox.update.take().unzip();
+        let rest = (promise, mailbox.stats.take(), mailbox.waker.take(), mem::take(&mut mailbox.targets));
+        // The host's backends are dropped with the update, and may call in here, or wait for who waits for it.
         drop(mailbox);
-        drop(leftovers);
+        drop(rest);
+        drop(update);
     }
 }
 

@@ -1,0 +1,67 @@
+//! What hosts do that is unusual and allowed: own what the loop drops, hand in odd values, build sets from sets.
+
+mod util;
+
+use std::io;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+use tinylb::{Backend, BackendSet, Dial, DialRequest, Error, Observer, Server, ServerThread, Update};
+use util::*;
+
+#[test]
+fn c7_4_an_observer_may_own_the_handle_of_its_own_thread() {
+    struct Owner {
+        handle: Arc<Mutex<Option<ServerThread>>>,
+        dropped: mpsc::Sender<bool>,
+    }
+    impl Observer for Owner {}
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            drop(self.handle.lock().unwrap().take());
+            let _ = self.dropped.send(!std::thread::panicking());
+        }
+    }
+    let handle = Arc::new(Mutex::new(None));
+    let (dropped, is_dropped) = mpsc::channel();
+    let server = Server::builder().observer(Owner { handle: handle.clone(), dropped }).build(listener()).unwrap();
+    let control = server.control();
+    *handle.lock().unwrap() = Some(server.spawn().unwrap());
+    control.shutdown().unwrap();
+    assert_eq!(is_dropped.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[test]
+fn c7_4_who_waits_is_released_before_the_hosts_backends_are_dropped() {
+    struct Waiting(Arc<Mutex<Option<Update>>>, mpsc::Sender<bool>);
+    impl Backend for Waiting {
+        fn target_name(&self) -> String {
+            "nowhere".to_owned()
+        }
+        fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            let update = self.0.lock().unwrap().take().unwrap();
+            let _ = self.1.send(matches!(update.wait_timeout(PATIENCE), Err(Error::Stopped)));
+        }
+    }
+    let slot = Arc::new(Mutex::new(None));
+    let (sender, was_released) = mpsc::channel();
+    let server = Server::builder().build(listener()).unwrap();
+    let backends = BackendSet::from([("a", Waiting(slot.clone(), sender))]);
+    *slot.lock().unwrap() = Some(server.control().update(backends).unwrap());
+    drop(server);
+    assert_eq!(was_released.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[test]
+fn c8_1_a_balancer_that_was_spawned_tells_of_its_first_backends_at_once() {
+    for _ in 0..100 {
+        let server = Server::builder().backends(set([("a", refusing_addr())])).build(listener()).unwrap();
+        let thread = server.spawn().unwrap();
+        assert!(thread.control().stats().unwrap().backend("a").is_some());
+    }
+}
