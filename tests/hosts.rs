@@ -6,7 +6,7 @@ use std::io;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
-use tinylb::{Backend, BackendSet, Dial, DialRequest, Error, Observer, Server, ServerThread, Update};
+use tinylb::{Backend, BackendSet, Dial, DialRequest, Error, Observer, Server, ServerThread, TcpBackend, Update};
 use util::*;
 
 #[test]
@@ -64,4 +64,23 @@ fn c8_1_a_balancer_that_was_spawned_tells_of_its_first_backends_at_once() {
         let thread = server.spawn().unwrap();
         assert!(thread.control().stats().unwrap().backend("a").is_some());
     }
+}
+
+#[test]
+fn c9_1_a_set_may_be_made_of_the_last_ones_backends_for_ever() {
+    let backend = TestBackend::echo("one");
+    let mut backends = set([("a", backend.addr)]);
+    for _ in 0..100_000 {
+        backends = backends.into_iter().collect();
+    }
+    let (_client, tag) = Balancer::start(backends).tagged_client();
+    assert_eq!(tag, "one");
+}
+
+#[test]
+fn c1_1_backends_of_several_types_are_collected_boxed() {
+    let addr = refusing_addr();
+    let boxed: [(&str, Box<dyn Backend>); 2] =
+        [("a", Box::new(TcpBackend::new(addr))), ("b", Box::new(Arc::new(TcpBackend::new(addr))))];
+    assert_eq!(BackendSet::from(boxed), set([("a", addr), ("b", addr)]));
 }
