@@ -279,7 +279,7 @@ impl Builder {
     /// `None`: as long as the system pleases, about 15 minutes.
     ///
     /// Keepalive does not notice a peer that vanishes with bytes on their way to it; this does. It also ends a peer that
-    /// refuses to read for that long. Linux and Android only, and without effect without the feature `socket2`.
+    /// refuses to read for that long. From a millisecond to 24 days; Linux and Android only, and without effect without the feature `socket2`.
     pub fn user_timeout(mut self, limit: Option<Duration>) -> Self {
         self.socket_options.user_timeout = limit;
         self
@@ -347,10 +347,11 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let is_unprobable = |keepalive: Keepalive| {
-            let second = Duration::from_secs(1);
-            keepalive.idle < second || keepalive.interval < second || keepalive.probes == 0
+        // Linux's limits. The listener's error would not tell which option it is, and a backend would be blamed for it.
+        let is_unprobable = |Keepalive { idle, interval, probes }: Keepalive| {
+            [idle, interval].iter().any(|time| !(1..=32_767).contains(&time.as_secs())) || !(1..=127).contains(&probes)
         };
+        let is_unbearable = |limit: Duration| !(1..=i32::MAX as u128).contains(&limit.as_millis());
         let rules = [
             ("connect_timeout", self.limits.connect_timeout.is_zero(), "must not be zero"),
             ("dial_limit", self.limits.dial_limit.is_zero(), "must not be zero"),
@@ -359,11 +360,15 @@ impl Builder {
             ("max_connections", self.max_connections == 0, "must not be zero"),
             ("buffer_size", self.buffer_size == 0, "must not be zero"),
             ("buffer_size", self.buffer_size > 16 << 20, "must not be over 16 MiB"),
-            ("keepalive", self.socket_options.keepalive.is_some_and(is_unprobable), "needs a second and one probe"),
+            (
+                "keepalive",
+                self.socket_options.keepalive.is_some_and(is_unprobable),
+                "needs 1 to 32,767 seconds and 1 to 127 probes",
+            ),
             (
                 "user_timeout",
-                self.socket_options.user_timeout.is_some_and(|limit| limit < Duration::from_millis(1)),
-                "must be at least a millisecond",
+                self.socket_options.user_timeout.is_some_and(is_unbearable),
+                "must be from a millisecond to 24 days",
             ),
             ("ejection", self.ejection.base.is_zero(), "must begin with more than zero"),
             ("ejection", self.ejection.max < self.ejection.base, "must not end below where it begins"),

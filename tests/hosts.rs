@@ -5,8 +5,11 @@ mod util;
 use std::io;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tinylb::{Backend, BackendSet, Dial, DialRequest, Error, Observer, Server, ServerThread, TcpBackend, Update};
+use tinylb::{
+    Backend, BackendSet, Dial, DialRequest, Error, Keepalive, Observer, Server, ServerThread, TcpBackend, Update,
+};
 use util::*;
 
 #[test]
@@ -83,4 +86,41 @@ fn c1_1_backends_of_several_types_are_collected_boxed() {
     let boxed: [(&str, Box<dyn Backend>); 2] =
         [("a", Box::new(TcpBackend::new(addr))), ("b", Box::new(Arc::new(TcpBackend::new(addr))))];
     assert_eq!(BackendSet::from(boxed), set([("a", addr), ("b", addr)]));
+}
+
+#[test]
+fn c6_7_values_that_the_system_would_refuse_are_refused_by_name() {
+    let keepalive = Keepalive::default();
+    let long = Duration::from_secs(12 * 60 * 60);
+    let builders = [
+        ("keepalive", Server::builder().keepalive(Some(Keepalive { idle: long, ..keepalive }))),
+        (
+            "keepalive",
+            Server::builder().keepalive(Some(Keepalive { interval: Duration::from_millis(999), ..keepalive })),
+        ),
+        ("keepalive", Server::builder().keepalive(Some(Keepalive { probes: 128, ..keepalive }))),
+        ("user_timeout", Server::builder().user_timeout(Some(Duration::MAX))),
+        ("user_timeout", Server::builder().user_timeout(Some(Duration::from_micros(999)))),
+    ];
+    for (name, builder) in builders {
+        match builder.build(listener()) {
+            Err(Error::Setting { setting, .. }) => assert_eq!(setting, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let longest = Duration::from_secs(32_767);
+    let keepalive = Keepalive { idle: longest, interval: longest, probes: 127 };
+    let builder =
+        Server::builder().keepalive(Some(keepalive)).user_timeout(Some(Duration::from_millis(i32::MAX as u64)));
+    builder.build(listener()).unwrap();
+}
+
+#[test]
+#[cfg(feature = "socket2")]
+fn c6_7_keepalive_is_switched_off_also_where_the_host_had_it_on() {
+    let listener = listener();
+    let same = listener.try_clone().unwrap();
+    socket2::SockRef::from(&listener).set_keepalive(true).unwrap();
+    let _server = Server::builder().keepalive(None).build(listener).unwrap();
+    assert!(!socket2::SockRef::from(&same).keepalive().unwrap());
 }
