@@ -39,7 +39,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: &'static [Self] = &[
         Self::Finished,
         Self::ClientFailed,
         Self::BackendFailed,
@@ -75,7 +75,7 @@ impl fmt::Display for EndReason {
 }
 
 /// How many connections ended, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndCounts([u64; EndReason::ALL.len()]);
 
 impl EndCounts {
@@ -91,11 +91,18 @@ impl EndCounts {
 
     /// The reasons that occurred, each with its count.
     pub fn iter(&self) -> impl Iterator<Item = (EndReason, u64)> + '_ {
-        EndReason::ALL.into_iter().map(|reason| (reason, self.of(reason))).filter(|(_, count)| *count > 0)
+        EndReason::ALL.iter().map(|&reason| (reason, self.of(reason))).filter(|(_, count)| *count > 0)
     }
 
     pub(crate) fn count(&mut self, reason: EndReason) {
         self.0[reason as usize] += 1;
+    }
+}
+
+/// As a map from the reasons that occurred to their counts.
+impl fmt::Debug for EndCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -311,12 +318,13 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_count_of_its_own() {
-        for (position, reason) in EndReason::ALL.into_iter().enumerate() {
+        for (position, reason) in EndReason::ALL.iter().copied().enumerate() {
             assert_eq!(reason as usize, position);
             let mut counts = EndCounts::default();
             counts.count(reason);
             assert_eq!((counts.of(reason), counts.total()), (1, 1));
             assert_eq!(counts.iter().collect::<Vec<_>>(), [(reason, 1)]);
+            assert_eq!(format!("{counts:?}"), format!("{{{reason:?}: 1}}"));
         }
     }
 }
