@@ -5,7 +5,9 @@ use std::io;
 use super::Listener;
 use super::tcp::TcpAcceptor;
 
-/// What a server can listen on: the listeners of the standard library and of mio, and any [`Listener`], boxed.
+/// What a server can listen on: the listeners of the standard library and of mio, and any [`Listener`].
+///
+/// The file of a Unix-domain socket is left where it is when the balancer ends: who made it removes it.
 pub trait IntoListener {
     /// Turns it into the non-blocking listener that the balancer works with.
     ///
@@ -35,8 +37,7 @@ impl IntoListener for std::os::unix::net::UnixListener {
     }
 }
 
-#[cfg(unix)]
-impl IntoListener for mio::net::UnixListener {
+impl<L: Listener + 'static> IntoListener for L {
     fn into_listener(self) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(self))
     }
