@@ -15,7 +15,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::event_loop::{Config, EventLoop, Limits, command, token};
 use crate::net::{Address, IntoListener, Keepalive, Readiness, SocketOptions};
-use crate::observe::{Observer, Summary, Unobserved};
+use crate::observe::{EndReason, Observer, Summary, Unobserved};
 use crate::rotation::{Ejection, Random, Rotation};
 
 /// How many events one turn takes up at most.
@@ -68,7 +68,10 @@ impl Server {
             match poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => events.clear(),
-                Err(err) => return Err(Error::Poll(err)),
+                Err(err) => {
+                    event_loop.stop_now(EndReason::Shutdown, now);
+                    return Err(Error::Poll(err));
+                }
             }
             now = Instant::now();
             next = event_loop.turn(events.iter().map(|event| (event.token(), Readiness::from(event))), now);

@@ -301,7 +301,7 @@ impl EventLoop {
     }
 
     /// Ends everything.
-    fn stop_now(&mut self, reason: EndReason, now: Instant) {
+    pub(crate) fn stop_now(&mut self, reason: EndReason, now: Instant) {
         self.door.close(&self.registry);
         for slot in self.pairs.slot_numbers() {
             self.end(slot, reason, now);
