@@ -103,8 +103,8 @@ impl ListenOptions {
         let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
-        #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
         if self.reuse_port {
+            #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
             socket.set_reuse_port(true)?;
         }
         socket.bind(&addr.into())?;
