@@ -219,7 +219,31 @@ pub struct Summary {
 ///
 /// Everything waits while a method runs, so it should be quick: count, or send to a channel. All do nothing by default.
 /// Methods of [`Control`](crate::Control) that wait, and waiting for an update, fail here with
-/// [`Error::OwnThread`](crate::Error::OwnThread); the others can be called. A panic ends the balancer.
+/// [`Error::OwnThread`](crate::Error::OwnThread); the others can be called. A panic ends the balancer, and the clients
+/// that it cuts are not told of any more.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use tinylb::{Ended, Observer, Server};
+///
+/// /// Tells another thread why connections came to their ends.
+/// struct Ends(mpsc::Sender<String>);
+///
+/// impl Observer for Ends {
+///     fn ended(&mut self, ended: &Ended<'_>) {
+///         let key = ended.backend.map_or("no backend", |(key, _)| key);
+///         // Who no longer listens does not want to know.
+///         let _ = self.0.send(format!("{}, {key}: {}", ended.client.addr, ended.reason));
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let (sender, ends) = mpsc::channel();
+/// let server = Server::builder().observer(Ends(sender)).build(listener)?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Observer: Send {
     /// A client was accepted. One [`ended`](Self::ended) will follow.
     fn accepted(&mut self, client: &Client<'_>) {

@@ -317,7 +317,8 @@ impl Builder {
 
     /// Makes the server, which takes the listener over and sets its options.
     ///
-    /// Clients who have been waiting at the listener since before this keep the options that it had.
+    /// Clients who have been waiting at the listener since before this keep the options that it had. If it fails, the
+    /// listener is closed.
     ///
     /// # Errors
     /// [`Error::Setting`] for a value that makes no sense, [`Error::Listener`] if the listener cannot be made ready,

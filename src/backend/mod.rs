@@ -46,6 +46,11 @@ pub use unix::UnixBackend;
 ///         };
 ///         Ok(self.0.dial(request)?.with_preface(header))
 ///     }
+///
+///     // Without this, only the first address of a name would be tried.
+///     fn attempts(&self) -> u32 {
+///         self.0.attempts()
+///     }
 /// }
 /// ```
 pub trait Backend: Send + Sync {
