@@ -1,6 +1,7 @@
 //! The host's hand on a running balancer.
 
 use std::fmt;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::backend::BackendSet;
@@ -37,7 +38,8 @@ impl Control {
     /// lacked has its connections closed, even if a later one brings it back.
     ///
     /// # Errors
-    /// [`Error::Stopped`] after the end.
+    /// [`Error::Stopped`] after the end, [`Error::Wake`] if the system cannot wake the balancer's thread, which then
+    /// applies the update when it wakes for another reason.
     pub fn update(&self, set: BackendSet) -> Result<Update, Error> {
         self.sender.update(set, Vanished::Close).map(Update)
     }
@@ -49,17 +51,18 @@ impl Control {
     /// that names it again lifts the limit. Of two limits for one target the earlier holds.
     ///
     /// # Errors
-    /// [`Error::Stopped`] after the end.
+    /// As those of [`update`](Self::update).
     pub fn update_draining(&self, set: BackendSet, limit: Duration) -> Result<Update, Error> {
         self.sender.update(set, Vanished::Drain(limit)).map(Update)
     }
 
     /// A snapshot of the counters, all taken at one moment. Waits for the loop to come round, which takes it a turn.
     ///
-    /// Before the balancer runs, all are zero, and there are no backends.
+    /// Before the balancer runs, all are zero, and there are no backends, also those that are waiting to be applied.
     ///
     /// # Errors
-    /// [`Error::Stopped`] after the end, [`Error::OwnThread`] in an observer or backend.
+    /// [`Error::Stopped`] after the end, [`Error::OwnThread`] in an observer or backend, [`Error::Wake`] if the system
+    /// cannot wake the balancer's thread.
     pub fn stats(&self) -> Result<Stats, Error> {
         self.sender.stats()
     }
@@ -87,8 +90,8 @@ impl Control {
         self.sender.stop(Stop::Drain(limit))
     }
 
-    pub(crate) fn is_own_thread(&self) -> bool {
-        self.sender.is_own_thread()
+    pub(crate) fn note_thread(&self, thread: ThreadId) {
+        self.sender.note_thread(thread);
     }
 }
 
@@ -109,7 +112,10 @@ impl fmt::Debug for Control {
 pub struct Update(Reply<Applied>);
 
 impl Update {
-    /// Waits until the update is applied.
+    /// Waits until the update is applied. Before the balancer runs, that is until somebody runs it or drops it: do not
+    /// wait on the thread that is going to.
+    ///
+    /// While you wait, hold no lock that your [`Observer`](crate::Observer) or [`Backend`](crate::Backend) takes.
     ///
     /// # Errors
     /// [`Error::Stopped`] if the balancer ended before, [`Error::OwnThread`] on the balancer's own thread, unless the
@@ -130,6 +136,22 @@ impl Update {
     }
 
     /// What the update did, if it is applied by now. Never waits: for hosts whose threads must not block.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let balancer = tinylb::Server::builder().build(std::net::TcpListener::bind("127.0.0.1:0")?)?.spawn()?;
+    /// # let set = tinylb::BackendSet::new();
+    /// let update = balancer.control().update(set)?;
+    /// let applied = loop {
+    ///     match update.poll()? {
+    ///         Some(applied) => break applied,
+    ///         None => std::thread::sleep(std::time::Duration::from_millis(1)), // or your runtime's, with `.await`
+    ///     }
+    /// };
+    /// println!("{} connections closed", applied.closed);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Stopped`] if the balancer ended before.

@@ -39,7 +39,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: &'static [Self] = &[
         Self::Finished,
         Self::ClientFailed,
         Self::BackendFailed,
@@ -75,7 +75,7 @@ impl fmt::Display for EndReason {
 }
 
 /// How many connections ended, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndCounts([u64; EndReason::ALL.len()]);
 
 impl EndCounts {
@@ -91,11 +91,18 @@ impl EndCounts {
 
     /// The reasons that occurred, each with its count.
     pub fn iter(&self) -> impl Iterator<Item = (EndReason, u64)> + '_ {
-        EndReason::ALL.into_iter().map(|reason| (reason, self.of(reason))).filter(|(_, count)| *count > 0)
+        EndReason::ALL.iter().map(|&reason| (reason, self.of(reason))).filter(|(_, count)| *count > 0)
     }
 
     pub(crate) fn count(&mut self, reason: EndReason) {
         self.0[reason as usize] += 1;
+    }
+}
+
+/// As a map from the reasons that occurred to their counts.
+impl fmt::Debug for EndCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -212,7 +219,31 @@ pub struct Summary {
 ///
 /// Everything waits while a method runs, so it should be quick: count, or send to a channel. All do nothing by default.
 /// Methods of [`Control`](crate::Control) that wait, and waiting for an update, fail here with
-/// [`Error::OwnThread`](crate::Error::OwnThread); the others can be called. A panic ends the balancer.
+/// [`Error::OwnThread`](crate::Error::OwnThread); the others can be called. A panic ends the balancer, and the clients
+/// that it cuts are not told of any more.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use tinylb::{Ended, Observer, Server};
+///
+/// /// Tells another thread why connections came to their ends.
+/// struct Ends(mpsc::Sender<String>);
+///
+/// impl Observer for Ends {
+///     fn ended(&mut self, ended: &Ended<'_>) {
+///         let key = ended.backend.map_or("no backend", |(key, _)| key);
+///         // Who no longer listens does not want to know.
+///         let _ = self.0.send(format!("{}, {key}: {}", ended.client.addr, ended.reason));
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let (sender, ends) = mpsc::channel();
+/// let server = Server::builder().observer(Ends(sender)).build(listener)?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Observer: Send {
     /// A client was accepted. One [`ended`](Self::ended) will follow.
     fn accepted(&mut self, client: &Client<'_>) {
@@ -311,12 +342,13 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_count_of_its_own() {
-        for (position, reason) in EndReason::ALL.into_iter().enumerate() {
+        for (position, reason) in EndReason::ALL.iter().copied().enumerate() {
             assert_eq!(reason as usize, position);
             let mut counts = EndCounts::default();
             counts.count(reason);
             assert_eq!((counts.of(reason), counts.total()), (1, 1));
             assert_eq!(counts.iter().collect::<Vec<_>>(), [(reason, 1)]);
+            assert_eq!(format!("{counts:?}"), format!("{{{reason:?}: 1}}"));
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::event_loop::{Config, EventLoop, Limits, command, token};
 use crate::net::{Address, IntoListener, Keepalive, Readiness, SocketOptions};
-use crate::observe::{Observer, Summary, Unobserved};
+use crate::observe::{EndReason, Observer, Summary, Unobserved};
 use crate::rotation::{Ejection, Random, Rotation};
 
 /// How many events one turn takes up at most.
@@ -68,7 +68,10 @@ impl Server {
             match poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => events.clear(),
-                Err(err) => return Err(Error::Poll(err)),
+                Err(err) => {
+                    event_loop.stop_now(EndReason::Shutdown, now);
+                    return Err(Error::Poll(err));
+                }
             }
             now = Instant::now();
             next = event_loop.turn(events.iter().map(|event| (event.token(), Readiness::from(event))), now);
@@ -82,8 +85,10 @@ impl Server {
     /// [`Error::Thread`] if the thread cannot be started.
     pub fn spawn(self) -> Result<ServerThread, Error> {
         let control = self.control();
-        let thread = std::thread::Builder::new().name("tinylb".to_owned()).spawn(|| self.run());
-        Ok(ServerThread { control, thread: Some(thread.map_err(Error::Thread)?) })
+        let thread =
+            std::thread::Builder::new().name("tinylb".to_owned()).spawn(|| self.run()).map_err(Error::Thread)?;
+        control.note_thread(thread.thread().id());
+        Ok(ServerThread { control, thread: Some(thread) })
     }
 }
 
@@ -117,9 +122,9 @@ impl ServerThread {
     ///
     /// # Errors
     /// What [`Server::run`] returned, [`Error::Panicked`] if it panicked, or [`Error::OwnThread`] on the balancer's own
-    /// thread.
+    /// thread, where it does what dropping the handle does.
     pub fn join(mut self) -> Result<Summary, Error> {
-        if self.control.is_own_thread() {
+        if self.is_own_thread() {
             return Err(Error::OwnThread);
         }
         match self.thread.take().map(JoinHandle::join) {
@@ -128,17 +133,23 @@ impl ServerThread {
             None => Err(Error::Stopped),
         }
     }
+
+    /// Also while the loop is being dropped, with an observer or a backend that owns this.
+    fn is_own_thread(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
+    }
 }
 
 impl Drop for ServerThread {
     fn drop(&mut self) {
+        let is_own_thread = self.is_own_thread();
         let Some(thread) = self.thread.take() else { return };
         if let Err(err) = self.control.shutdown() {
             log::warn!("{err}, so its thread is left to itself");
             return;
         }
         // On its own thread, in an observer that owns it, it ends after this.
-        if !self.control.is_own_thread() {
+        if !is_own_thread {
             // Its panic, if it had one, has been reported by the panic hook; its error has no one to go to.
             let _ = thread.join();
         }
@@ -271,7 +282,7 @@ impl Builder {
     /// `None`: as long as the system pleases, about 15 minutes.
     ///
     /// Keepalive does not notice a peer that vanishes with bytes on their way to it; this does. It also ends a peer that
-    /// refuses to read for that long. Linux and Android only, and without effect without the feature `socket2`.
+    /// refuses to read for that long. From a millisecond to 24 days; Linux and Android only, and without effect without the feature `socket2`.
     pub fn user_timeout(mut self, limit: Option<Duration>) -> Self {
         self.socket_options.user_timeout = limit;
         self
@@ -306,7 +317,8 @@ impl Builder {
 
     /// Makes the server, which takes the listener over and sets its options.
     ///
-    /// Clients who have been waiting at the listener since before this keep the options that it had.
+    /// Clients who have been waiting at the listener since before this keep the options that it had. If it fails, the
+    /// listener is closed.
     ///
     /// # Errors
     /// [`Error::Setting`] for a value that makes no sense, [`Error::Listener`] if the listener cannot be made ready,
@@ -339,15 +351,11 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let is_unprobable = |keepalive: Keepalive| {
-            let second = Duration::from_secs(1);
-            keepalive.idle < second || keepalive.interval < second || keepalive.probes == 0
+        // Linux's limits. The listener's error would not tell which option it is, and a backend would be blamed for it.
+        let is_unprobable = |Keepalive { idle, interval, probes }: Keepalive| {
+            [idle, interval].iter().any(|time| !(1..=32_767).contains(&time.as_secs())) || !(1..=127).contains(&probes)
         };
-        // What Linux takes. A dial whose socket refuses an option would count against its backend.
-        let is_overlong = |keepalive: Keepalive| {
-            let longest = Duration::from_secs(32_767);
-            keepalive.idle > longest || keepalive.interval > longest || keepalive.probes > 127
-        };
+        let is_unbearable = |limit: Duration| !(1..=i32::MAX as u128).contains(&limit.as_millis());
         let rules = [
             ("connect_timeout", self.limits.connect_timeout.is_zero(), "must not be zero"),
             ("dial_limit", self.limits.dial_limit.is_zero(), "must not be zero"),
@@ -356,21 +364,15 @@ impl Builder {
             ("max_connections", self.max_connections == 0, "must not be zero"),
             ("buffer_size", self.buffer_size == 0, "must not be zero"),
             ("buffer_size", self.buffer_size > 16 << 20, "must not be over 16 MiB"),
-            ("keepalive", self.socket_options.keepalive.is_some_and(is_unprobable), "needs a second and one probe"),
             (
                 "keepalive",
-                self.socket_options.keepalive.is_some_and(is_overlong),
-                "takes at most 32767 seconds and 127 probes",
+                self.socket_options.keepalive.is_some_and(is_unprobable),
+                "needs 1 to 32,767 seconds and 1 to 127 probes",
             ),
             (
                 "user_timeout",
-                self.socket_options.user_timeout.is_some_and(|limit| limit.as_millis() > i32::MAX as u128),
-                "must not be over 24 days",
-            ),
-            (
-                "user_timeout",
-                self.socket_options.user_timeout.is_some_and(|limit| limit < Duration::from_millis(1)),
-                "must be at least a millisecond",
+                self.socket_options.user_timeout.is_some_and(is_unbearable),
+                "must be from a millisecond to 24 days",
             ),
             ("ejection", self.ejection.base.is_zero(), "must begin with more than zero"),
             ("ejection", self.ejection.max < self.ejection.base, "must not end below where it begins"),

@@ -363,7 +363,7 @@ fn c8_2_an_observer_sees_the_same_ends_as_the_counters() {
     let recorded = std::mem::take(&mut record.0.lock().unwrap().events);
     let count = |word: &str| recorded.iter().filter(|event| event.contains(word)).count() as u64;
     assert_eq!((count(" accepted"), count(" ended")), (100, 100));
-    for reason in EndReason::ALL {
+    for reason in EndReason::ALL.iter().copied() {
         let of_reason = stats.ended.of(reason) + stats.refused.of(reason);
         assert_eq!(count(&format!(" {reason:?}")), of_reason, "{reason}");
     }

@@ -18,6 +18,8 @@ pub use unix::UnixBackend;
 
 /// One place to send clients to.
 ///
+/// A set may mix backends of several types; to collect such a set, box them as `Box<dyn Backend>`.
+///
 /// Two duties: to say what is dialled, and to begin dialling it. [`TcpBackend`] and [`UnixBackend`] come with the
 /// crate; implement it to dial in another way, or to send something to the backend ahead of the client's bytes.
 ///
@@ -44,6 +46,11 @@ pub use unix::UnixBackend;
 ///         };
 ///         Ok(self.0.dial(request)?.with_preface(header))
 ///     }
+///
+///     // Without this, only the first address of a name would be tried.
+///     fn attempts(&self) -> u32 {
+///         self.0.attempts()
+///     }
 /// }
 /// ```
 pub trait Backend: Send + Sync {
@@ -67,6 +74,18 @@ pub trait Backend: Send + Sync {
     /// each within `connect_timeout`: one for each address it has. The backend has failed when all have. Defaults to 1.
     fn attempts(&self) -> u32 {
         1
+    }
+}
+
+impl<B: Backend + ?Sized> Backend for Box<B> {
+    fn target_name(&self) -> String {
+        (**self).target_name()
+    }
+    fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
+        (**self).dial(request)
+    }
+    fn attempts(&self) -> u32 {
+        (**self).attempts()
     }
 }
 

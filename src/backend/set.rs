@@ -1,5 +1,6 @@
 //! The backend set: a map from keys to backends, in the order of the keys.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -35,7 +36,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(key: Arc<str>, backend: Arc<dyn Backend>) -> Arc<Self> {
+    fn new(key: Arc<str>, backend: impl Backend + 'static) -> Arc<Self> {
+        let backend = share(backend);
         Arc::new(Self { key, target_name: backend.target_name().into(), backend })
     }
 
@@ -71,7 +73,7 @@ impl BackendSet {
 
     /// Puts a backend under a key, and returns the one that was there. Reads its target name.
     pub fn insert(&mut self, key: impl Into<Arc<str>>, backend: impl Backend + 'static) -> Option<Arc<dyn Backend>> {
-        let entry = Entry::new(key.into(), Arc::new(backend));
+        let entry = Entry::new(key.into(), backend);
         let (_, replaced) = Arc::make_mut(&mut self.entries).insert_sorted(entry.key.clone(), entry);
         replaced.map(|old| old.backend.clone())
     }
@@ -131,13 +133,21 @@ impl BackendSet {
 
 impl<K: Into<Arc<str>>, B: Backend + 'static> Extend<(K, B)> for BackendSet {
     fn extend<I: IntoIterator<Item = (K, B)>>(&mut self, backends: I) {
+        // The host's code first: if it panics, the set is as it was. Sorted once at the end, since to insert in order
+        // moves all that comes after.
+        let new: Vec<_> = backends.into_iter().map(|(key, backend)| Entry::new(key.into(), backend)).collect();
         let entries = Arc::make_mut(&mut self.entries);
-        // Sorted once at the end, since to insert in order moves all that comes after.
-        for (key, backend) in backends {
-            let entry = Entry::new(key.into(), Arc::new(backend));
-            entries.insert(entry.key.clone(), entry);
-        }
+        entries.extend(new.into_iter().map(|entry| (entry.key.clone(), entry)));
         entries.sort_keys();
+    }
+}
+
+/// Shares a backend, and one that is shared already without a layer more: a host that makes each set from the backends of
+/// the last would pile them up without end.
+fn share<B: Backend + 'static>(backend: B) -> Arc<dyn Backend> {
+    match (&backend as &dyn Any).downcast_ref::<Arc<dyn Backend>>() {
+        Some(shared) => shared.clone(),
+        None => Arc::new(backend),
     }
 }
 
@@ -307,6 +317,29 @@ mod tests {
         assert_eq!((set.len(), clone.len()), (2, 1));
         let backend = |set: &BackendSet| set.get("b").unwrap().backend().clone();
         assert!(Arc::ptr_eq(&backend(&set), &backend(&clone)));
+    }
+
+    #[test]
+    fn c9_1_a_set_made_of_the_backends_of_another_has_those_and_no_wrappers() {
+        let set = BackendSet::from([("a", Named("t"))]);
+        let backend = |set: &BackendSet| set.get("a").unwrap().backend().clone();
+        let collected: BackendSet = set.clone().into_iter().collect();
+        let mut inserted = BackendSet::new();
+        inserted.insert("a", backend(&set));
+        assert!(Arc::ptr_eq(&backend(&set), &backend(&collected)));
+        assert!(Arc::ptr_eq(&backend(&set), &backend(&inserted)));
+    }
+
+    #[test]
+    fn c1_1_the_order_survives_a_panic_in_the_hosts_code() {
+        let mut set = BackendSet::from([("b", Named("t"))]);
+        let backends = [("a", false), ("c", true)].into_iter().map(|(key, panics)| {
+            assert!(!panics, "on purpose");
+            (key, Named("t"))
+        });
+        let extend = std::panic::AssertUnwindSafe(|| set.extend(backends));
+        assert!(std::panic::catch_unwind(extend).is_err());
+        assert_eq!(set.keys().collect::<String>(), "b");
     }
 
     #[test]

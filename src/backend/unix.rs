@@ -7,7 +7,8 @@ use mio::net::UnixStream;
 
 use super::{Backend, Dial, DialRequest};
 
-/// A backend reached over a Unix-domain socket; its target name is `unix:` and the path.
+/// A backend reached over a Unix-domain socket; its target name is `unix:` and the path, in quotes and with escapes if it
+/// is not UTF-8.
 ///
 /// Such a socket connects at once or not at all: a server whose backlog is full counts as failed, and the next
 /// candidate is tried.
@@ -30,10 +31,29 @@ impl UnixBackend {
 
 impl Backend for UnixBackend {
     fn target_name(&self) -> String {
-        format!("unix:{}", self.path.display())
+        match self.path.to_str() {
+            Some(path) => format!("unix:{path}"),
+            // Two paths that look alike are two targets nevertheless.
+            None => format!("unix:{:?}", self.path),
+        }
     }
 
     fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
         UnixStream::connect(&self.path).map(Dial::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn c3_3_two_paths_are_two_targets() {
+        let name = |path: &[u8]| UnixBackend::new(OsStr::from_bytes(path)).target_name();
+        assert_eq!(name(b"/run/app.sock"), "unix:/run/app.sock");
+        assert_ne!(name(b"/run/\xff"), name(b"/run/\xfe"));
     }
 }

@@ -25,20 +25,21 @@ pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
         stop: None,
         targets: Arc::new([]),
     };
-    let shared = Arc::new(Shared { mailbox: Mutex::new(mailbox), has_mail: AtomicBool::new(false) });
+    let shared = Arc::new(Post { mailbox: Mutex::new(mailbox), has_mail: AtomicBool::new(true) });
     (Sender(shared.clone()), Receiver(shared))
 }
 
 /// The hosts' end; any number of clones.
 #[derive(Clone)]
-pub(crate) struct Sender(Arc<Shared>);
+pub(crate) struct Sender(Arc<Post>);
 
 /// The loop's end. Dropping it answers everything with "stopped", now and from then on.
-pub(crate) struct Receiver(Arc<Shared>);
+pub(crate) struct Receiver(Arc<Post>);
 
-struct Shared {
+struct Post {
     mailbox: Mutex<Mailbox>,
-    /// What each turn looks at, without a lock: the waker's event may be far behind in a crowd of others.
+    /// Set before the loop is woken, which looks at it in every turn: the waker's event may come many turns late, behind
+    /// those of thousands of sockets.
     has_mail: AtomicBool,
 }
 
@@ -78,15 +79,23 @@ impl Stop {
     }
 }
 
-fn lock(shared: &Shared) -> MutexGuard<'_, Mailbox> {
-    // No invariant spans an unlock, so a panic elsewhere has broken none.
-    shared.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+impl Post {
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        // No invariant spans an unlock, so a panic elsewhere has broken none.
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the loop of what was put into the mailbox, which is still locked so that the waker stays.
+    fn wake(&self, mailbox: &Mailbox) -> Result<(), Error> {
+        self.has_mail.store(true, Ordering::Release);
+        mailbox.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
+    }
 }
 
 impl Sender {
     pub(crate) fn update(&self, set: BackendSet, vanished: Vanished) -> Result<Reply<Applied>, Error> {
         let named = set.iter().map(|entry| entry.shared_target_name().clone()).collect();
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         if mailbox.life == Life::Over {
             return Err(Error::Stopped);
         }
@@ -98,14 +107,14 @@ impl Sender {
         let merged = MergedUpdate::merge(fates, set, &named, vanished, &mailbox.targets);
         let answer = promise.answer.clone();
         mailbox.update = Some((merged, promise));
-        let woken = self.announce(&mailbox);
+        let woken = self.0.wake(&mailbox);
         drop(mailbox); // before `earlier`, whose backends are the host's and may call in here as they are dropped
         woken?;
         Ok(Reply { answer, sender: self.clone() })
     }
 
     pub(crate) fn stats(&self) -> Result<Stats, Error> {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         match mailbox.life {
             Life::Over => return Err(Error::Stopped),
             // Nothing has happened, and nobody knows whether `run` will ever be called.
@@ -113,28 +122,30 @@ impl Sender {
             Life::On(_) => {}
         }
         let answer = mailbox.stats.get_or_insert_with(Promise::new).answer.clone();
-        self.announce(&mailbox)?;
+        self.0.wake(&mailbox)?;
         drop(mailbox);
         Reply { answer, sender: self.clone() }.wait()
     }
 
     pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         if mailbox.life == Life::Over {
             return Ok(());
         }
         mailbox.stop = Some(stop.merge(mailbox.stop));
-        self.announce(&mailbox)
+        self.0.wake(&mailbox)
     }
 
-    /// Has the loop look into the mailbox.
-    fn announce(&self, mailbox: &Mailbox) -> Result<(), Error> {
-        self.0.has_mail.store(true, Ordering::Release);
-        mailbox.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
+    /// The loop is about to run on this thread: from now on whoever asks is answered.
+    pub(crate) fn note_thread(&self, thread: ThreadId) {
+        let mut mailbox = self.0.lock();
+        if mailbox.life == Life::Unstarted {
+            mailbox.life = Life::On(thread);
+        }
     }
 
-    pub(crate) fn is_own_thread(&self) -> bool {
-        lock(&self.0).life == Life::On(thread::current().id())
+    fn is_own_thread(&self) -> bool {
+        self.0.lock().life == Life::On(thread::current().id())
     }
 }
 
@@ -147,10 +158,10 @@ pub(crate) struct Orders {
 impl Receiver {
     /// The loop runs from now on, on this thread.
     pub(crate) fn start(&self) {
-        lock(&self.0).life = Life::On(thread::current().id());
+        self.0.lock().life = Life::On(thread::current().id());
     }
 
-    /// Whether something was put into the mailbox since this was asked last.
+    /// Whether something was put in since this was last asked; the first time it says so in any case.
     pub(crate) fn has_mail(&self) -> bool {
         self.0.has_mail.load(Ordering::Relaxed) && self.0.has_mail.swap(false, Ordering::Acquire)
     }
@@ -162,7 +173,7 @@ impl Receiver {
         &self,
         replace: impl FnOnce(MergedUpdate) -> (T, Arc<[Arc<str>]>),
     ) -> Option<(T, Promise<Applied>)> {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         let (update, promise) = mailbox.update.take()?;
         let (replaced, targets) = replace(update);
         mailbox.targets = targets;
@@ -170,20 +181,21 @@ impl Receiver {
     }
 
     pub(crate) fn take_orders(&self) -> Orders {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         Orders { stats: mailbox.stats.take(), stop: mailbox.stop.take() }
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let mut mailbox = lock(&self.0);
+        let mut mailbox = self.0.lock();
         mailbox.life = Life::Over;
-        let leftovers =
-            (mailbox.waker.take(), mailbox.update.take(), mailbox.stats.take(), mem::take(&mut mailbox.targets));
-        // The host's backends are dropped with the update, and may call in here.
+        let (update, promise) = mailbox.update.take().unzip();
+        let rest = (promise, mailbox.stats.take(), mailbox.waker.take(), mem::take(&mut mailbox.targets));
+        // The host's backends are dropped with the update, and may call in here, or wait for who waits for it.
         drop(mailbox);
-        drop(leftovers);
+        drop(rest);
+        drop(update);
     }
 }
 

@@ -82,7 +82,7 @@ mod tests {
         deadlines.remind(7, at(1));
         deadlines.remind(2, at(2));
         assert_eq!(deadlines.earliest(), Some(at(1)));
-        assert_eq!(due(&mut deadlines, at(0)), []);
+        assert_eq!(due(&mut deadlines, at(0)), [0; 0]);
         assert_eq!(due(&mut deadlines, at(2)), [7, 2]);
         assert_eq!(due(&mut deadlines, at(9)), [0]);
         assert_eq!(deadlines.earliest(), None);
@@ -96,7 +96,7 @@ mod tests {
         deadlines.remind(0, at(9));
         deadlines.remind(0, at(2));
         assert_eq!(due(&mut deadlines, at(3)), [0]);
-        assert_eq!(due(&mut deadlines, at(9)), [], "asked twice for one reminder");
+        assert_eq!(due(&mut deadlines, at(9)), [0; 0], "asked twice for one reminder");
     }
 
     #[test]

@@ -135,19 +135,18 @@ impl EventLoop {
     /// Runs one turn: takes up the events and all that is due by now. Returns when it wants to be called again at the
     /// latest, though nothing may have happened; `None` is "whenever something has".
     pub(crate) fn turn(&mut self, ready: impl Iterator<Item = (Token, Readiness)>, now: Instant) -> Option<Instant> {
-        let is_first = self.started_at.is_none();
-        if is_first {
+        if self.started_at.is_none() {
             self.started_at = Some(now);
             self.commands.start();
         }
         for (token, readiness) in ready {
             match Source::from(token) {
-                Source::Commands => {} // it was to wake us: each turn sees for itself whether there are any
+                Source::Commands => {} // it has woken the loop, which asks below
                 Source::Listener => self.door.note_clients(),
                 Source::Pair(pair, end) => self.note(pair, end, readiness, now),
             }
         }
-        if self.commands.has_mail() || is_first {
+        if self.commands.has_mail() {
             self.obey_commands(now);
         }
         self.drive_queue(now);
@@ -308,7 +307,7 @@ impl EventLoop {
     }
 
     /// Ends everything.
-    fn stop_now(&mut self, reason: EndReason, now: Instant) {
+    pub(crate) fn stop_now(&mut self, reason: EndReason, now: Instant) {
         self.door.close(&self.registry);
         for slot in self.pairs.slot_numbers() {
             self.end(slot, reason, now);

@@ -234,6 +234,16 @@ fn connects() -> io::Result<Script> {
 }
 
 #[test]
+fn c3_7_an_update_is_applied_in_the_next_turn_though_the_wakers_event_comes_later() {
+    let (a, b) = (Scripted::new("a").then(connects()), Scripted::new("b"));
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.pair(Script::new(), &a);
+    let update = rig.submit(&[("b", &b)]);
+    rig.turn(&[]);
+    assert_eq!(update.poll().unwrap().map(|applied| applied.closed), Some(1));
+}
+
+#[test]
 fn c5_2_a_spurious_event_connects_nothing_and_a_true_one_does() {
     let backend = Scripted::new("a").then(Ok(Script::new().connect([Ok(false), Ok(false)])));
     let mut rig = Rig::new(&[("a", &backend)]);

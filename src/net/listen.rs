@@ -5,7 +5,9 @@ use std::io;
 use super::Listener;
 use super::tcp::TcpAcceptor;
 
-/// What a server can listen on: the listeners of the standard library and of mio, and any [`Listener`], boxed.
+/// What a server can listen on: the listeners of the standard library and of mio, and any [`Listener`].
+///
+/// The file of a Unix-domain socket is left where it is when the balancer ends: who made it removes it.
 pub trait IntoListener {
     /// Turns it into the non-blocking listener that the balancer works with.
     ///
@@ -35,8 +37,7 @@ impl IntoListener for std::os::unix::net::UnixListener {
     }
 }
 
-#[cfg(unix)]
-impl IntoListener for mio::net::UnixListener {
+impl<L: Listener + 'static> IntoListener for L {
     fn into_listener(self) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(self))
     }
@@ -102,8 +103,8 @@ impl ListenOptions {
         let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
-        #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
         if self.reuse_port {
+            #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
             socket.set_reuse_port(true)?;
         }
         socket.bind(&addr.into())?;

@@ -8,9 +8,9 @@ use std::time::Duration;
 /// idle + interval × probes = 2 min 30 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// How long nothing may arrive before the first probe. Whole seconds, from 1 to 32767.
+    /// How long nothing may arrive before the first probe. Whole seconds, from 1 to 32,767.
     pub idle: Duration,
-    /// The time between probes. Whole seconds, from 1 to 32767.
+    /// The time between probes. Whole seconds, from 1 to 32,767.
     pub interval: Duration,
     /// How many probes may stay unanswered before the connection is given up. From 1 to 127.
     pub probes: u32,
@@ -46,12 +46,22 @@ impl Default for SocketOptions {
 /// Sets what only socket2 can set; without it there is nothing to set, which the options' docs say.
 #[cfg(feature = "socket2")]
 pub(super) fn apply(socket: &socket2::SockRef<'_>, options: &SocketOptions) -> std::io::Result<()> {
-    if let Some(keepalive) = options.keepalive {
-        let params = socket2::TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval);
-        // OpenBSD and its like have no per-socket count; those systems keep their own.
-        #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd", windows))]
-        let params = params.with_retries(keepalive.probes);
-        socket.set_tcp_keepalive(&params)?;
+    match options.keepalive {
+        Some(keepalive) => {
+            let params = socket2::TcpKeepalive::new().with_time(keepalive.idle);
+            // OpenBSD and its like have neither per socket; those systems keep their own.
+            #[cfg(any(
+                target_os = "linux",
+                target_os = "android",
+                target_os = "macos",
+                target_os = "freebsd",
+                windows
+            ))]
+            let params = params.with_interval(keepalive.interval).with_retries(keepalive.probes);
+            socket.set_tcp_keepalive(&params)?;
+        }
+        // The host's listener may have it on.
+        None => socket.set_keepalive(false)?,
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if options.user_timeout.is_some() {
