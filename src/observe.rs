@@ -187,7 +187,8 @@ impl Usage {
 pub struct Applied {
     /// Connections that were closed, since their target is gone.
     pub closed: usize,
-    /// Dials in flight that were cancelled, since their target is gone. Their clients went on to other backends.
+    /// Dials in flight that were cancelled, since their target is gone. Their clients go on to other backends, or are
+    /// refused if none is left.
     pub cancelled: usize,
     /// Connections to targets that are gone but may finish, since an update asked to drain them.
     pub draining: usize,

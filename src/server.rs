@@ -28,7 +28,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// It has its listener, whose backlog takes clients from the start, but accepts nobody until [`run`](Self::run) or
 /// [`spawn`](Self::spawn).
 pub struct Server {
-    // Dropped in this order: the loop's sockets before the queue they are registered with.
     event_loop: EventLoop,
     poll: Poll,
     control: Control,

@@ -82,18 +82,6 @@ fn assert_own_thread<T: std::fmt::Debug>(result: Result<T, Error>) {
     assert!(matches!(result, Err(Error::OwnThread)), "{result:?}");
 }
 
-/// The balancer does not serve a client, and resets it; that may come before the client knows that it is connected.
-#[track_caller]
-fn assert_refused(addr: SocketAddr) {
-    match TcpStream::connect_timeout(&addr, PATIENCE) {
-        Ok(mut client) => {
-            impatient(&client);
-            assert_cut(&mut client);
-        }
-        Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
-    }
-}
-
 #[test]
 fn c7_1_run_works_on_the_thread_that_calls_it_and_sums_its_life_up() {
     let echo = TestBackend::echo("echo");

@@ -43,18 +43,6 @@ fn assert_told(balancer: &Balancer, expected: &[&str]) {
     assert_eq!(logged().0, expected);
 }
 
-/// The balancer does not serve a client, and resets it; that may come before the client knows that it is connected.
-#[track_caller]
-fn assert_refused(addr: SocketAddr) {
-    match TcpStream::connect_timeout(&addr, PATIENCE) {
-        Ok(mut client) => {
-            impatient(&client);
-            assert_cut(&mut client);
-        }
-        Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
-    }
-}
-
 #[test]
 fn c8_3_starts_stops_and_differences_are_told_once_and_bytes_never() {
     log::set_logger(&CAPTURE).unwrap();

@@ -37,18 +37,6 @@ fn counts(usage: Usage) -> (u64, u64, u64, u64) {
     (usage.open, usage.total, usage.bytes_up, usage.bytes_down)
 }
 
-/// The balancer does not serve a client, and resets it; that may come before the client knows that it is connected.
-#[track_caller]
-fn assert_refused(addr: SocketAddr) {
-    match TcpStream::connect_timeout(&addr, PATIENCE) {
-        Ok(mut client) => {
-            impatient(&client);
-            assert_cut(&mut client);
-        }
-        Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
-    }
-}
-
 #[test]
 fn c8_1_counters_add_up_in_every_situation() {
     let (one, two, hole) = (TestBackend::echo("one"), TestBackend::echo("two"), BlackHole::new());

@@ -18,7 +18,7 @@ use crate::observe::{Applied, Stats};
 /// A mailbox that wakes the loop, and the loop's end of it.
 pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
     let mailbox = Mailbox {
-        life: Life::Unstarted,
+        run: Run::Unstarted,
         waker: Some(waker),
         update: None,
         stats: None,
@@ -44,7 +44,7 @@ struct Post {
 }
 
 struct Mailbox {
-    life: Life,
+    run: Run,
     /// Gone with the loop, so that no control handle keeps a descriptor open.
     waker: Option<Arc<Waker>>,
     update: Option<(MergedUpdate, Promise<Applied>)>,
@@ -55,7 +55,7 @@ struct Mailbox {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
+enum Run {
     Unstarted,
     On(ThreadId),
     Over,
@@ -96,7 +96,7 @@ impl Sender {
     pub(crate) fn update(&self, set: BackendSet, vanished: Vanished) -> Result<Reply<Applied>, Error> {
         let named = set.iter().map(|entry| entry.shared_target_name().clone()).collect();
         let mut mailbox = self.0.lock();
-        if mailbox.life == Life::Over {
+        if mailbox.run == Run::Over {
             return Err(Error::Stopped);
         }
         let (earlier, promise) = match mailbox.update.take() {
@@ -115,11 +115,11 @@ impl Sender {
 
     pub(crate) fn stats(&self) -> Result<Stats, Error> {
         let mut mailbox = self.0.lock();
-        match mailbox.life {
-            Life::Over => return Err(Error::Stopped),
+        match mailbox.run {
+            Run::Over => return Err(Error::Stopped),
             // Nothing has happened, and nobody knows whether `run` will ever be called.
-            Life::Unstarted => return Ok(Stats::default()),
-            Life::On(_) => {}
+            Run::Unstarted => return Ok(Stats::default()),
+            Run::On(_) => {}
         }
         let answer = mailbox.stats.get_or_insert_with(Promise::new).answer.clone();
         self.0.wake(&mailbox)?;
@@ -129,7 +129,7 @@ impl Sender {
 
     pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
         let mut mailbox = self.0.lock();
-        if mailbox.life == Life::Over {
+        if mailbox.run == Run::Over {
             return Ok(());
         }
         mailbox.stop = Some(stop.merge(mailbox.stop));
@@ -139,13 +139,13 @@ impl Sender {
     /// The loop is about to run on this thread: from now on whoever asks is answered.
     pub(crate) fn note_thread(&self, thread: ThreadId) {
         let mut mailbox = self.0.lock();
-        if mailbox.life == Life::Unstarted {
-            mailbox.life = Life::On(thread);
+        if mailbox.run == Run::Unstarted {
+            mailbox.run = Run::On(thread);
         }
     }
 
     fn is_own_thread(&self) -> bool {
-        self.0.lock().life == Life::On(thread::current().id())
+        self.0.lock().run == Run::On(thread::current().id())
     }
 }
 
@@ -158,7 +158,7 @@ pub(crate) struct Orders {
 impl Receiver {
     /// The loop runs from now on, on this thread.
     pub(crate) fn start(&self) {
-        self.0.lock().life = Life::On(thread::current().id());
+        self.0.lock().run = Run::On(thread::current().id());
     }
 
     /// Whether something was put in since this was last asked; the first time it says so in any case.
@@ -189,7 +189,7 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         let mut mailbox = self.0.lock();
-        mailbox.life = Life::Over;
+        mailbox.run = Run::Over;
         let (update, promise) = mailbox.update.take().unzip();
         let rest = (promise, mailbox.stats.take(), mailbox.waker.take(), mem::take(&mut mailbox.targets));
         // The host's backends are dropped with the update, and may call in here, or wait for who waits for it.

@@ -60,7 +60,7 @@ impl Deadlines {
     }
 }
 
-/// The time after a limit, or a day that nobody will see if the limit is that long.
+/// The time after a limit, or a century from now if there is no such time.
 pub(crate) fn after(now: Instant, limit: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     now.checked_add(limit).unwrap_or_else(|| now + CENTURY)

@@ -67,9 +67,9 @@ impl Door {
         }
     }
 
-    /// Something has run short; whoever needs it waits.
+    /// Something has run short; whoever needs it waits. A pause under way is not made longer.
     pub(crate) fn pause(&mut self, now: Instant) {
-        self.short_until = Some(now + SHORTAGE_PAUSE);
+        self.short_until.get_or_insert(now + SHORTAGE_PAUSE);
     }
 
     /// When the pause is over, if there is one.
@@ -78,7 +78,7 @@ impl Door {
     }
 
     /// A pair has closed: there is room again.
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn note_room(&mut self) {
         self.short_until = None;
     }
 

@@ -60,7 +60,7 @@ impl Pair {
     pub(crate) fn close(self, is_orderly: bool, registry: &Registry) {
         let close = if is_orderly { Side::close } else { Side::cut };
         match self.stage {
-            Stage::Dialling(Dialling { attempt: Attempt::Connecting(connecting), .. }) => {
+            Stage::Dialling(Dialling { phase: Phase::Connecting(connecting), .. }) => {
                 close(connecting.backend, registry)
             }
             Stage::Dialling(_) => {}
@@ -96,10 +96,12 @@ pub(crate) enum Verdict {
 pub(crate) struct Dialling {
     /// What was tried for this client, by key and target name.
     tried: BTreeSet<(Arc<str>, Arc<str>)>,
-    pub(crate) attempt: Attempt,
+    pub(crate) phase: Phase,
     give_up_at: Instant,
 }
 
+/// What comes next on the way to a backend.
+///
 /// ```text
 /// Pick ──> Dial ──begun──> Connecting ──connected──> (relaying)
 ///  ↑        ↑ ↓ no descriptor   │ failed
@@ -107,21 +109,22 @@ pub(crate) struct Dialling {
 ///  │        └──another address──┤
 ///  └────────no other address────┘
 /// ```
-pub(crate) enum Attempt {
+pub(crate) enum Phase {
     /// A backend has to be picked.
     Pick,
     /// One address of a backend has to be dialled.
-    Dial(Try),
+    Dial(Candidate),
     /// As `Dial`, once there is a descriptor for it.
-    Starving(Try),
+    Starving(Candidate),
     Connecting(Box<Connecting>),
 }
 
-/// Which address of which backend.
-pub(crate) struct Try {
+/// A backend that is being tried for a client.
+pub(crate) struct Candidate {
     pub(crate) assignment: Assignment,
-    pub(crate) address: u32,
-    /// Whether an address failed for a reason that says nothing of the backend.
+    /// Which of its dials: see `Backend::attempts`.
+    pub(crate) attempt: u32,
+    /// Whether one of them failed for a reason that says nothing of the backend.
     pub(crate) is_excused: bool,
 }
 
@@ -129,22 +132,22 @@ pub(crate) struct Try {
 pub(crate) struct Connecting {
     pub(crate) backend: Side,
     pub(crate) preface: Vec<u8>,
-    pub(crate) of: Try,
+    pub(crate) candidate: Candidate,
     /// Whether an event has come since the stream was asked last.
     pub(crate) is_to_be_checked: bool,
     give_up_at: Instant,
 }
 
 impl Connecting {
-    pub(crate) fn new(backend: Side, preface: Vec<u8>, of: Try, now: Instant, limits: &Limits) -> Self {
+    pub(crate) fn new(backend: Side, preface: Vec<u8>, candidate: Candidate, now: Instant, limits: &Limits) -> Self {
         let give_up_at = after(now, limits.connect_timeout);
-        Self { backend, preface, of, is_to_be_checked: false, give_up_at }
+        Self { backend, preface, candidate, is_to_be_checked: false, give_up_at }
     }
 }
 
 impl Dialling {
     pub(crate) fn new(now: Instant, limits: &Limits) -> Self {
-        Self { tried: BTreeSet::new(), attempt: Attempt::Pick, give_up_at: after(now, limits.dial_limit) }
+        Self { tried: BTreeSet::new(), phase: Phase::Pick, give_up_at: after(now, limits.dial_limit) }
     }
 
     pub(crate) fn has_tried(&self, key: &Arc<str>, target_name: &Arc<str>) -> bool {
@@ -156,14 +159,14 @@ impl Dialling {
         self.tried.insert((assignment.entry.shared_key().clone(), assignment.entry.shared_target_name().clone()));
     }
 
-    /// Takes the attempt out, to be followed by another.
-    pub(crate) fn take_attempt(&mut self) -> Attempt {
-        std::mem::replace(&mut self.attempt, Attempt::Pick)
+    /// Takes the phase out, to be followed by another.
+    pub(crate) fn take_phase(&mut self) -> Phase {
+        std::mem::replace(&mut self.phase, Phase::Pick)
     }
 
     /// Whether the next step is to begin a dial.
     pub(crate) fn is_about_to_dial(&self) -> bool {
-        matches!(self.attempt, Attempt::Pick | Attempt::Dial(_))
+        matches!(self.phase, Phase::Pick | Phase::Dial(_))
     }
 
     /// Whether the client's time for all its attempts is over.
@@ -172,15 +175,14 @@ impl Dialling {
     }
 
     fn deadline(&self) -> Instant {
-        match &self.attempt {
-            Attempt::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
+        match &self.phase {
+            Phase::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
             _ => self.give_up_at,
         }
     }
 
     fn verdict(&self, now: Instant) -> Verdict {
-        let attempt_timed_out =
-            matches!(&self.attempt, Attempt::Connecting(connecting) if connecting.give_up_at <= now);
+        let attempt_timed_out = matches!(&self.phase, Phase::Connecting(connecting) if connecting.give_up_at <= now);
         if self.is_overdue(now) {
             Verdict::DialLimit { attempt_timed_out }
         } else if attempt_timed_out {

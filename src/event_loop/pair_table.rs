@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
-use super::pair::Pair;
+use super::pair::{Dialling, Pair, Stage};
 use super::token::{MAX_PAIRS, PairToken};
 
 /// The pairs by slot, and the queue of those to be driven.
@@ -52,6 +52,14 @@ impl PairTable {
     pub(crate) fn find(&mut self, token: PairToken) -> Option<&mut Pair> {
         let slot = self.slots.get_mut(token.slot)?;
         if slot.token == token { slot.pair.as_mut() } else { None }
+    }
+
+    /// The pair in a slot, if it is looking for a backend.
+    pub(crate) fn dialling(&mut self, slot: usize) -> Option<&mut Dialling> {
+        match &mut self.get_mut(slot)?.stage {
+            Stage::Dialling(dialling) => Some(dialling),
+            Stage::Relaying(_) => None,
+        }
     }
 
     /// The token of the pair in a slot.

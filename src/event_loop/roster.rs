@@ -52,7 +52,7 @@ pub(crate) struct Assignment {
 /// How an update changed the indices.
 pub(crate) struct Reassignment {
     members: Vec<Option<usize>>,
-    targets: Vec<Verdict>,
+    targets: Vec<TargetVerdict>,
     /// The entries that were in force, kept to be dropped with this and no earlier: their backends are the host's, and
     /// may call in as they are dropped.
     _retired: Vec<Arc<Entry>>,
@@ -60,7 +60,7 @@ pub(crate) struct Reassignment {
 
 /// What an update means to the pairs of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum TargetVerdict {
     Stay(usize),
     Drain(usize),
     Close,
@@ -69,21 +69,21 @@ enum Verdict {
 impl Reassignment {
     /// Brings a connected pair up to date. Whether it may go on.
     pub(crate) fn keeps_pair(&self, assignment: &mut Assignment) -> bool {
-        self.reassign(assignment) != Verdict::Close
+        self.reassign(assignment) != TargetVerdict::Close
     }
 
     /// Brings a pair that is still dialling up to date. Whether it may go on: no connection is made to a target that
     /// drains.
     pub(crate) fn keeps_dial(&self, assignment: &mut Assignment) -> bool {
-        matches!(self.reassign(assignment), Verdict::Stay(_))
+        matches!(self.reassign(assignment), TargetVerdict::Stay(_))
     }
 
-    fn reassign(&self, assignment: &mut Assignment) -> Verdict {
+    fn reassign(&self, assignment: &mut Assignment) -> TargetVerdict {
         assignment.member = assignment.member.and_then(|old| self.members[old]);
-        let verdict = assignment.target.map_or(Verdict::Close, |old| self.targets[old]);
+        let verdict = assignment.target.map_or(TargetVerdict::Close, |old| self.targets[old]);
         assignment.target = match verdict {
-            Verdict::Stay(new) | Verdict::Drain(new) => Some(new),
-            Verdict::Close => None,
+            TargetVerdict::Stay(new) | TargetVerdict::Drain(new) => Some(new),
+            TargetVerdict::Close => None,
         };
         verdict
     }
@@ -161,7 +161,7 @@ impl Roster {
         &mut self,
         update: &'a MergedUpdate,
         now: Instant,
-    ) -> (Vec<Verdict>, HashMap<&'a Arc<str>, usize>) {
+    ) -> (Vec<TargetVerdict>, HashMap<&'a Arc<str>, usize>) {
         let old = std::mem::take(&mut self.targets);
         let mut by_name = HashMap::with_capacity(update.set.len());
         for entry in &update.set {
@@ -177,17 +177,17 @@ impl Roster {
             verdicts.push(match (*fate, named) {
                 (Fate::Stay, Some(&index)) => {
                     self.targets[index].open = target.open;
-                    Verdict::Stay(index)
+                    TargetVerdict::Stay(index)
                 }
                 (Fate::Drain { limit, anew }, None) if target.open > 0 => {
                     let until = after(now, limit);
                     let earlier = target.drain_until.filter(|_| !anew);
                     let drain_until = Some(earlier.map_or(until, |earlier| earlier.min(until)));
                     self.targets.push(Target { drain_until, ..target });
-                    Verdict::Drain(self.targets.len() - 1)
+                    TargetVerdict::Drain(self.targets.len() - 1)
                 }
                 // No pair to drain is no reason to remember the target.
-                _ => Verdict::Close,
+                _ => TargetVerdict::Close,
             });
         }
         self.next_drain = self.targets.iter().filter_map(|target| target.drain_until).min();
@@ -247,9 +247,14 @@ impl Roster {
         Some(Assignment { entry: member.entry.clone(), member: Some(index), target: Some(member.target) })
     }
 
+    /// Whether there is a backend of which `is_candidate` says so.
+    pub(crate) fn has_candidate(&self, is_candidate: impl Fn(&Arc<str>, &Arc<str>) -> bool) -> bool {
+        self.members.iter().any(|member| is_candidate(member.entry.shared_key(), member.entry.shared_target_name()))
+    }
+
     /// The backend was reached.
     pub(crate) fn connected(&mut self, assignment: &Assignment) {
-        if let Some(index) = self.judged(assignment) {
+        if let Some(index) = self.member_to_judge(assignment) {
             self.rotation.succeeded(index);
         }
         let usage = self.usage(assignment);
@@ -275,7 +280,7 @@ impl Roster {
 
     /// All addresses of the backend have failed. If that ejects it, returns for how long.
     pub(crate) fn backend_failed(&mut self, assignment: &Assignment, now: Instant) -> Option<Duration> {
-        let index = self.judged(assignment)?;
+        let index = self.member_to_judge(assignment)?;
         self.rotation.failed(index, now)
     }
 
@@ -286,7 +291,7 @@ impl Roster {
     }
 
     /// The member whose health a dial tells of: none if the key has left or has another target now.
-    fn judged(&self, assignment: &Assignment) -> Option<usize> {
+    fn member_to_judge(&self, assignment: &Assignment) -> Option<usize> {
         let target_name = assignment.entry.shared_target_name();
         assignment.member.filter(|&index| self.members[index].entry.shared_target_name() == target_name)
     }

@@ -66,6 +66,7 @@ impl From<&mio::event::Event> for Readiness {
 ///   `read` to do so, since nothing is tried again just because another operation got on.
 /// - Apart from that, only `read` takes bytes from the socket, and it returns `WouldBlock` only when the socket did
 ///   and nothing is left in the protocol's own buffers.
+/// - `write` that would block has tried to pass on what it holds: `flush` is called only once all bytes are taken.
 /// - `write` that has taken bytes says how many, whatever becomes of sending them: after an error, they are taken to
 ///   be neither sent nor kept. An end of the socket's stream that the protocol does not confirm, as TLS does by
 ///   `close_notify`, is an error of `read`, so that it is passed on as a cut.

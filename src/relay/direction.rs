@@ -55,8 +55,8 @@ impl Direction {
         self.flow != Flow::Open
     }
 
-    /// Moves bytes until one of the sides blocks, the stream has ended, or about `budget` bytes are moved. `scratch` is
-    /// the largest read, and counts in `moved` what the sink has taken.
+    /// Moves bytes until one of the sides blocks, the stream has ended, or about `budget` bytes are moved. No
+    /// read is larger than `scratch`; what the sink has taken is added to `moved`.
     ///
     /// Errors stay with the side that met them. A source that has failed is read to the last byte that it still has.
     pub(crate) fn drive(

@@ -227,7 +227,7 @@ pub(crate) fn read_tag(stream: &mut impl Read) -> String {
     let mut tag = Vec::new();
     let mut byte = [0];
     loop {
-        assert_eq!(stream.read(&mut byte).expect("no tag"), 1, "ended before the tag");
+        stream.read_exact(&mut byte).expect("no tag");
         match byte[0] {
             b'\n' => return String::from_utf8(tag).unwrap(),
             byte => tag.push(byte),
@@ -251,6 +251,18 @@ pub(crate) enum StreamEnd {
     Clean,
     /// A reset.
     Reset,
+}
+
+/// A client that comes now is refused, which may be before its connect returns.
+#[track_caller]
+pub(crate) fn assert_refused(addr: SocketAddr) {
+    match TcpStream::connect_timeout(&addr, PATIENCE) {
+        Ok(mut client) => {
+            impatient(&client);
+            assert_cut(&mut client);
+        }
+        Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
+    }
 }
 
 /// Reads to the end: what came, and how it ended.
