@@ -2,8 +2,6 @@
 
 mod util;
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
