@@ -39,6 +39,7 @@ struct State {
     connect: VecDeque<Result<bool, ErrorKind>>,
     write_error: Option<ErrorKind>,
     write_zero: bool,
+    register_error: Option<ErrorKind>,
     flush_blocks: usize,
     shutdown_blocks: usize,
     drained_by_short_reads: bool,
@@ -86,6 +87,11 @@ impl Script {
 
     pub(crate) fn write_zero(self) -> Self {
         self.with(|state| state.write_zero = true)
+    }
+
+    /// No event queue takes it.
+    pub(crate) fn register_error(self, kind: ErrorKind) -> Self {
+        self.with(|state| state.register_error = Some(kind))
     }
 
     pub(crate) fn flush_blocks(self, times: usize) -> Self {
@@ -235,7 +241,11 @@ impl Stream for Script {
 
 impl mio::event::Source for Script {
     fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
-        self.state.lock().token = Some(token);
+        let mut state = self.state.lock();
+        if let Some(kind) = state.register_error {
+            return Err(kind.into());
+        }
+        state.token = Some(token);
         Ok(())
     }
 
