@@ -40,6 +40,7 @@ struct State {
     write_error: Option<ErrorKind>,
     write_zero: bool,
     register_error: Option<ErrorKind>,
+    interruptions: usize,
     flush_blocks: usize,
     shutdown_blocks: usize,
     drained_by_short_reads: bool,
@@ -87,6 +88,11 @@ impl Script {
 
     pub(crate) fn write_zero(self) -> Self {
         self.with(|state| state.write_zero = true)
+    }
+
+    /// How many writes are interrupted before the first that is not.
+    pub(crate) fn interrupted(self, times: usize) -> Self {
+        self.with(|state| state.interruptions = times)
     }
 
     /// No event queue takes it.
@@ -181,6 +187,10 @@ impl io::Read for Script {
 impl io::Write for Script {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.state.lock();
+        if state.interruptions > 0 {
+            state.interruptions -= 1;
+            return Err(ErrorKind::Interrupted.into());
+        }
         if let Some(kind) = state.write_error {
             return Err(kind.into());
         }
