@@ -319,6 +319,7 @@ fn c8_2_the_error_that_ended_a_client_is_told_on_whichever_side_it_was_met() {
     let record = Record::default();
     let balancer = Balancer::with(Server::builder().observer(record.clone()), set([("a", addr)]));
     let mut client = balancer.client();
+    balancer.wait_for("it is connected", |stats| stats.open == 1);
     reset(backend.accept().unwrap().0);
     assert_cut(&mut client);
     record.assert_ends_with(&[
