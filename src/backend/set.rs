@@ -292,6 +292,7 @@ mod tests {
         let mut extended = BackendSet::from([("d", Named("t")), ("b", Named("t"))]);
         extended.extend([("c", Named("t")), ("a", Named("t"))]);
         assert_eq!(inserted.keys().collect::<String>(), "abcd");
+        assert_eq!(extended.keys().collect::<String>(), "abcd");
         assert_eq!(inserted, extended);
     }
 
