@@ -354,6 +354,27 @@ mod tests {
     }
 
     #[test]
+    fn c5_5_an_ejection_that_success_has_ended_does_not_shorten_the_next() {
+        let mut rotation = rotation(&["a", "b"]);
+        let now = Instant::now();
+        let first = fail(&mut rotation, 0, 3, now).unwrap();
+        rotation.succeeded(0);
+        let later = now + first - Duration::from_millis(1);
+        assert!(fail(&mut rotation, 0, 3, later).is_some());
+        assert_eq!(pick(&mut rotation, now + first), "b");
+        assert!(rotation.is_ejected(0, now + first));
+    }
+
+    #[test]
+    fn c8_1_a_backend_is_not_shown_as_ejected_longer_than_it_is() {
+        let mut rotation = rotation(&["a", "b"]);
+        let now = Instant::now();
+        let time = fail(&mut rotation, 0, 3, now).unwrap();
+        assert!(rotation.is_ejected(0, now + time - Duration::from_nanos(1)));
+        assert!(!rotation.is_ejected(0, now + time), "though nobody has picked since");
+    }
+
+    #[test]
     fn c5_5_if_all_are_ejected_all_are_candidates() {
         let mut rotation = rotation(&["a", "b", "c"]);
         let now = Instant::now();

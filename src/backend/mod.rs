@@ -187,3 +187,34 @@ impl std::fmt::Debug for Dial {
         f.debug_struct("Dial").field("preface", &self.preface.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::script::Script;
+
+    #[test]
+    fn c1_2_a_stream_that_is_wrapped_keeps_its_preface() {
+        let dial = Dial::new(Script::new()).with_preface("hello").map_stream(|stream| stream);
+        assert_eq!(dial.preface, b"hello");
+    }
+
+    #[test]
+    fn c1_4_a_shared_or_boxed_backend_has_as_many_attempts_as_itself() {
+        struct Several;
+        impl Backend for Several {
+            fn target_name(&self) -> String {
+                "several".to_owned()
+            }
+            fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
+                Err(io::Error::other(request.attempt().to_string()))
+            }
+            fn attempts(&self) -> u32 {
+                7
+            }
+        }
+        let boxed: Box<dyn Backend> = Box::new(Several);
+        let shared: Arc<dyn Backend> = Arc::new(Several);
+        assert_eq!((Backend::attempts(&boxed), Backend::attempts(&shared)), (7, 7));
+    }
+}

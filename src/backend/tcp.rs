@@ -41,12 +41,7 @@ impl TcpBackend {
     /// # Errors
     /// When it is not `host:port`, or the name is not known or has no address.
     pub fn resolve(host_and_port: &str) -> io::Result<Self> {
-        let mut addrs: Vec<SocketAddr> = Vec::new();
-        for addr in host_and_port.to_socket_addrs()? {
-            if !addrs.contains(&addr) {
-                addrs.push(addr);
-            }
-        }
+        let addrs = each_once(host_and_port.to_socket_addrs()?);
         if addrs.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{host_and_port} has no address")));
         }
@@ -67,6 +62,17 @@ impl TcpBackend {
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
     }
+}
+
+/// The addresses in their order, none of them twice: resolvers may name one for each protocol.
+fn each_once(named: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut addrs = Vec::new();
+    for addr in named {
+        if !addrs.contains(&addr) {
+            addrs.push(addr);
+        }
+    }
+    addrs
 }
 
 impl Backend for TcpBackend {
@@ -100,5 +106,34 @@ impl fmt::Debug for TcpBackend {
             .field("target_name", &self.target_name)
             .field("addrs", &self.addrs)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::net::{Address, SocketOptions};
+    use crate::relay::script::Script;
+
+    #[test]
+    fn c1_4_there_is_one_attempt_for_each_address_and_it_goes_there() {
+        let listeners = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addrs: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let backend = TcpBackend { addrs: addrs.clone(), ..TcpBackend::new(addrs[0]) };
+        assert_eq!(backend.attempts(), 3);
+        for (attempt, listener) in listeners.iter().enumerate() {
+            let (client, from, options) = (Script::new(), Address::Other("client".into()), SocketOptions::default());
+            let dial = backend.dial(&DialRequest::new(&client, &from, attempt as u32, &options)).unwrap();
+            let (_, peer) = listener.accept().unwrap();
+            assert_eq!(dial.stream.local_addr().unwrap(), Address::Ip(peer));
+        }
+    }
+
+    #[test]
+    fn c1_4_an_address_that_the_resolver_names_twice_is_tried_once() {
+        let [a, b] = ["10.0.0.2:80", "10.0.0.1:80"].map(|addr| addr.parse::<SocketAddr>().unwrap());
+        assert_eq!(each_once([a, b, a, b].into_iter()), [a, b]);
     }
 }

@@ -297,3 +297,23 @@ impl<T: Clone> Reply<T> {
         self.poll()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c7_2_of_two_limits_given_at_once_the_earlier_holds_and_shutdown_overrides() {
+        let drain = |secs| Stop::Drain(Duration::from_secs(secs));
+        for (new, old, both) in [
+            (drain(2), None, drain(2)),
+            (drain(2), Some(drain(1)), drain(1)),
+            (drain(1), Some(drain(2)), drain(1)),
+            (Stop::Now, None, Stop::Now),
+            (Stop::Now, Some(drain(1)), Stop::Now),
+            (drain(1), Some(Stop::Now), Stop::Now),
+        ] {
+            assert_eq!(new.merge(old), both, "{old:?}, then {new:?}");
+        }
+    }
+}

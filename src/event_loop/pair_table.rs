@@ -124,3 +124,64 @@ impl PairTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::pair::Limits;
+    use super::*;
+    use crate::net::Address;
+    use crate::relay::Side;
+    use crate::relay::script::Script;
+
+    fn pair(id: u64) -> Pair {
+        let (now, limit) = (Instant::now(), Duration::from_secs(1));
+        let limits =
+            Limits { connect_timeout: limit, dial_limit: limit, idle_timeout: None, half_closed_timeout: limit };
+        Pair {
+            id,
+            addr: Address::Other("client".into()),
+            accepted_at: now,
+            client: Side::new(Box::new(Script::new())),
+            stage: Stage::Dialling(Dialling::new(now, &limits)),
+        }
+    }
+
+    #[test]
+    fn a_pair_is_queued_once_however_often_it_is_asked_for_and_not_after_its_end() {
+        let mut table = PairTable::default();
+        let slot = table.insert(pair(0)).slot;
+        table.enqueue(slot);
+        table.enqueue(slot);
+        assert_eq!((table.queue_len(), table.dequeue()), (1, Some(slot)));
+        table.take(slot);
+        table.enqueue(slot);
+        assert_eq!(table.dequeue(), None);
+    }
+
+    #[test]
+    fn a_slot_that_is_still_queued_gets_no_tenant_and_its_last_one_counts_no_more() {
+        let mut table = PairTable::default();
+        let slot = table.insert(pair(0)).slot;
+        table.enqueue(slot);
+        table.take(slot);
+        table.reap();
+        assert_eq!(table.len(), 0);
+        assert_ne!(table.insert(pair(1)).slot, slot);
+        assert_eq!((table.dequeue(), table.len()), (Some(slot), 1));
+        table.reap();
+        assert_eq!(table.insert(pair(2)).slot, slot);
+    }
+
+    #[test]
+    fn c9_1_a_crowd_that_has_left_gives_its_memory_back() {
+        let mut table = PairTable::default();
+        let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id)).slot).collect();
+        for slot in slots {
+            table.take(slot);
+        }
+        table.reap();
+        assert_eq!((table.len(), table.slot_numbers()), (0, 0..0));
+    }
+}

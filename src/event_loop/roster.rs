@@ -339,3 +339,19 @@ impl Roster {
         self.departed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c8_3_a_difference_names_some_keys_of_each_kind_and_counts_the_rest() {
+        let keys = |keys: std::ops::Range<u32>| keys.map(|key| key.to_string().into()).collect();
+        let difference = Difference { added: keys(0..8), removed: keys(10..20), changed: Vec::new() };
+        assert_eq!(
+            difference.to_string(),
+            "added 0, 1, 2, 3, 4, 5, 6, 7, removed 10, 11, 12, 13, 14, 15, 16, 17 and 2 more"
+        );
+        assert!(!difference.is_empty() && Difference::default().is_empty());
+    }
+}

@@ -268,11 +268,64 @@ fn c5_2_each_attempt_and_all_together_have_their_limits() {
     assert_eq!(rig.pass(Duration::from_nanos(1)), Some(5 * SECOND));
     assert_eq!(rig.notes.take(), ["0 failed a/0: timed out"]);
     assert!(a.dialled()[0].is_dropped());
+    assert_eq!(a.dialled()[0].token(), None, "still registered");
     rig.pass(5 * SECOND);
     assert_eq!(rig.notes.take(), ["0 failed b/0: timed out"]);
     assert_eq!(rig.pass(5 * SECOND), None);
     assert_eq!(rig.notes.take(), ["0 failed c/0: timed out", "0 ended: dial limit"]);
     assert!(client.is_aborted() && client.is_dropped() && d.dialled().is_empty());
+}
+
+#[test]
+fn c5_2_the_dial_limit_ends_an_attempt_that_has_time_left_and_does_not_blame_the_backend() {
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    let mut rig = Rig::with(Limits { dial_limit: 7 * SECOND, ..LIMITS }, 9, &[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    assert_eq!(rig.pass(5 * SECOND), Some(2 * SECOND));
+    rig.pass(2 * SECOND);
+    assert_eq!(rig.notes.take(), ["0 failed a/0: timed out", "0 ended: dial limit"]);
+    assert_eq!(rig.event_loop.stats(rig.now).backends[1].usage.dial_failures, 0);
+}
+
+#[test]
+fn c5_2_an_error_that_its_event_told_of_fails_the_attempt_though_it_can_be_taken_only_once() {
+    let a = Scripted::new("a").then(Ok(Script::new().connect([Ok(false)])));
+    let b = Scripted::new("b").then(connects());
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    let dialled = a.dialled().pop().unwrap();
+    dialled.then_error(ErrorKind::ConnectionRefused);
+    rig.event(&dialled, Readiness { error: true, ..Readiness::READ_WRITE });
+    assert_eq!(rig.notes.take(), ["0 failed a/0: connection refused"]);
+    assert_eq!((dialled.is_dropped(), dialled.token(), b.dialled().len()), (true, None, 1));
+}
+
+#[test]
+fn c5_2_a_connect_that_would_block_or_is_interrupted_goes_on() {
+    let checks = [Err(ErrorKind::WouldBlock), Err(ErrorKind::Interrupted), Ok(true)];
+    let backend = Scripted::new("a").then(Ok(Script::new().connect(checks)));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    let dialled = backend.dialled().pop().unwrap();
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), [""; 0]);
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), ["0 connected a"]);
+}
+
+#[test]
+fn c5_2_time_outs_of_a_crowd_are_taken_in_pieces() {
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().extend((0..1000).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    rig.update(&[("a", &a), ("b", &b)]);
+    rig.now += LIMITS.connect_timeout;
+    let next = rig.turn(&[]);
+    assert!((1..500).contains(&rig.notes.take().len()), "all in one turn, or none");
+    assert!(next <= Some(rig.now), "the rest needs no event");
+    rig.settle(&[]);
+    assert_eq!(b.dialled().len(), 1000);
 }
 
 #[test]
@@ -325,6 +378,7 @@ fn c5_3_a_new_sets_candidates_are_tried_and_vanished_ones_are_not() {
     let applied = rig.update(&[("c", &c)]);
     assert_eq!((applied.closed, applied.cancelled), (0, 1));
     assert!(a.dialled()[0].is_dropped());
+    assert_eq!(a.dialled()[0].token(), None, "still registered");
     assert_eq!((b.dialled().len(), c.dialled().len()), (0, 1));
     assert_eq!(rig.update(&[]).cancelled, 1);
     assert_eq!(rig.notes.take(), ["0 ended: no backend"]);
@@ -342,6 +396,17 @@ fn c5_3_a_cancelled_candidate_that_comes_back_is_not_tried_again() {
 }
 
 #[test]
+fn c5_3_two_keys_of_one_target_are_two_candidates() {
+    let a = Scripted::new("a").then(refused()).then(refused());
+    let mut rig = Rig::new(&[("k1", &a), ("k2", &a)]);
+    rig.client(Script::new());
+    assert_eq!(
+        rig.notes.take(),
+        ["0 failed k1/0: connection refused", "0 failed k2/0: connection refused", "0 ended: all backends failed"]
+    );
+}
+
+#[test]
 fn c5_4_a_client_that_resets_ends_its_dial_and_one_that_only_finished_does_not() {
     let backend = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &backend)]);
@@ -352,6 +417,7 @@ fn c5_4_a_client_that_resets_ends_its_dial_and_one_that_only_finished_does_not()
     rig.event(&client, Readiness { error: true, ..Readiness::default() });
     assert_eq!(rig.notes.take(), ["0 ended: client failed"]);
     assert!(backend.dialled()[0].is_dropped());
+    assert_eq!(backend.dialled()[0].token(), None, "still registered");
 }
 
 #[test]
@@ -394,6 +460,34 @@ fn c5_5_local_failures_do_not_eject() {
         rig.client(Script::new());
     }
     assert!(rig.event_loop.stats(rig.now).backends[0].ejected);
+}
+
+#[test]
+fn c5_5_one_address_that_failed_for_want_of_something_local_excuses_the_backend() {
+    let mut a = Scripted { addresses: 2, ..Scripted::new("a") };
+    let mut rig = Rig::new(&[("a", &a)]);
+    for _ in 0..3 {
+        a = a.then(Err(ErrorKind::AddrNotAvailable.into())).then(refused());
+        rig.client(Script::new());
+    }
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.backends[0].usage.dial_failures, stats.backends[0].ejected), (6, false));
+}
+
+#[test]
+fn c5_5_a_dial_to_its_keys_old_target_says_nothing_of_the_new_one() {
+    let (old, new) = (Scripted::new("old"), Scripted::new("new"));
+    let mut rig = Rig::new(&[("k", &old)]);
+    for _ in 0..3 {
+        rig.client(Script::new());
+    }
+    rig.update(&[("k", &new), ("other", &old)]); // so that the dials go on
+    for dialled in old.dialled() {
+        dialled.then_error(ErrorKind::ConnectionRefused);
+        rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
+    }
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.backends[0].usage.dial_failures, stats.backends[0].ejected), (3, false));
 }
 
 #[test]
@@ -473,9 +567,88 @@ fn c4_3_who_starves_gives_up_by_the_dial_limit() {
         assert!(rig.now - start <= LIMITS.dial_limit);
         let wait = rig.pass(Duration::ZERO).unwrap();
         rig.pass(wait);
+        assert!(rig.event_loop.starving.len() <= 1, "it queues up anew with each attempt");
     }
     assert_eq!(rig.notes.take(), ["0 ended: dial limit"]);
     assert_eq!(rig.event_loop.totals.accepted, 2);
+}
+
+#[test]
+fn c4_3_a_pause_is_not_made_longer_by_those_who_run_short_during_it() {
+    let a = Scripted::new("a");
+    let b = Scripted::new("b").then(Err(shortage()));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    rig.clients.lock().unwrap().push_back(Err(shortage()));
+    let pause = rig.settle(&[(token::LISTENER, READABLE)]).unwrap();
+    rig.now += pause / 2;
+    let dialled = a.dialled().pop().unwrap();
+    dialled.then_error(ErrorKind::ConnectionRefused);
+    let wait = rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
+    assert_eq!((rig.event_loop.starving.len(), wait), (1, Some(pause / 2)));
+}
+
+#[test]
+fn c4_3_a_client_that_cannot_be_watched_is_refused_and_the_next_one_waits() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let unwatchable = Script::new().register_error(ErrorKind::OutOfMemory);
+    rig.clients.lock().unwrap().extend([Ok(unwatchable), Ok(Script::new())]);
+    let pause = rig.settle(&[(token::LISTENER, READABLE)]).expect("no timer");
+    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (1, 0));
+    assert_eq!(rig.notes.take(), ["0 ended: local failure"]);
+    rig.pass(pause);
+    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (2, 1));
+}
+
+#[test]
+fn c4_3_a_backends_stream_that_cannot_be_watched_is_dialled_again_and_no_failure_of_the_backend() {
+    let backend = Scripted::new("a").then(Ok(Script::new().register_error(ErrorKind::OutOfMemory)));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    let wait = rig.pass(Duration::ZERO).expect("no timer");
+    assert!(backend.dialled()[0].is_dropped());
+    rig.pass(wait);
+    assert_eq!(backend.dialled().len(), 2);
+    assert_eq!(rig.event_loop.stats(rig.now).backends[0].usage.dial_failures, 0);
+}
+
+#[test]
+fn c5_2_who_got_a_descriptor_at_last_has_the_connect_timeout_for_the_dial() {
+    let backend = Scripted::new("a").then(Err(shortage()));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    let pause = rig.pass(Duration::ZERO).unwrap();
+    assert_eq!(rig.pass(pause), Some(LIMITS.connect_timeout));
+    rig.pass(LIMITS.connect_timeout);
+    assert_eq!(rig.notes.take(), ["0 failed a/0: timed out", "0 ended: all backends failed"]);
+}
+
+#[test]
+fn c4_3_a_crowd_without_descriptors_is_served_in_order_in_pieces_and_before_anyone_is_accepted() {
+    const CROWD: usize = 3 * ACCEPTS_PER_TURN;
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    b.dials.lock().unwrap().extend((0..CROWD).map(|_| Err(shortage())));
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().extend((0..CROWD).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    drop(rig.submit(&[("b", &b)])); // they all want another dial now
+    let pause = rig.settle(COMMANDED).unwrap();
+    assert_eq!(rig.event_loop.starving.len(), CROWD);
+    b.dials.lock().unwrap().clear();
+    b.dials.lock().unwrap().extend((0..CROWD).map(|_| refused()));
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.notes.take();
+
+    rig.now += pause;
+    let next = rig.turn(&[(token::LISTENER, READABLE)]);
+
+    let told = rig.notes.take();
+    assert_eq!(told.len(), ACCEPTS_PER_TURN);
+    assert_eq!(told[..2], ["0 failed b/0: connection refused", "1 failed b/0: connection refused"]);
+    assert_eq!((rig.event_loop.totals.accepted, next), (CROWD as u64, Some(rig.now)));
+    rig.settle(&[]);
+    assert_eq!(rig.event_loop.totals.accepted, CROWD as u64 + 1);
 }
 
 #[test]
@@ -604,6 +777,89 @@ fn c3_9_of_two_limits_the_earlier_holds_unless_the_target_was_named_between() {
 }
 
 #[test]
+fn c3_9_each_target_drains_by_its_own_limit() {
+    let (a, b) = (Scripted::new("a").then(connects()), Scripted::new("b").then(connects()));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    let ((first, _), (second, _)) = (rig.pair(Script::new(), &a), rig.pair(Script::new(), &b));
+    rig.pass(LIMITS.connect_timeout); // uses up the reminders of the dials
+    for (set, secs) in [(vec![("b", b.clone())], 5), (vec![], 9)] {
+        drop(rig.control.update_draining(set.into_iter().collect(), secs * SECOND).unwrap());
+        rig.settle(COMMANDED);
+    }
+    assert_eq!(rig.pass(5 * SECOND), Some(4 * SECOND));
+    assert_eq!((first.is_aborted(), second.is_aborted()), (true, false));
+    assert_eq!(rig.pass(4 * SECOND), None);
+    assert!(second.is_aborted());
+}
+
+#[test]
+fn c3_9_a_drain_that_was_lifted_and_given_anew_in_one_burst_has_the_new_limit() {
+    let a = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.pair(Script::new(), &a);
+    rig.pass(LIMITS.connect_timeout);
+    let drain = |rig: &Rig, secs| drop(rig.control.update_draining(BackendSet::new(), secs * SECOND).unwrap());
+    drain(&rig, 3);
+    assert_eq!(rig.settle(COMMANDED), Some(3 * SECOND));
+    drop(rig.submit(&[("a", &a)]));
+    drain(&rig, 9);
+    assert_eq!(rig.settle(COMMANDED), Some(9 * SECOND));
+}
+
+#[test]
+fn c3_9_a_pair_of_a_draining_target_may_finish_and_is_then_no_longer_counted() {
+    let a = Scripted::new("a").then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &a)]);
+    let ((client, server), _) = (rig.pair(Script::new(), &a), rig.pair(Script::new(), &a));
+    let drain = |rig: &mut Rig| {
+        let update = rig.control.update_draining(BackendSet::new(), 9 * SECOND).unwrap();
+        rig.settle(COMMANDED);
+        update.poll().unwrap().unwrap().draining
+    };
+    assert_eq!(drain(&mut rig), 2);
+    client.then_reads([Act::Data(b"last words".to_vec()), Act::End]);
+    server.then_reads([Act::Data(b"an answer".to_vec()), Act::End]);
+    rig.settle(&[(client.token().unwrap(), READABLE), (server.token().unwrap(), READABLE)]);
+    assert_eq!((client.written(), server.written()), (b"an answer".to_vec(), b"last words".to_vec()));
+    assert!(client.is_dropped() && !client.is_aborted() && !server.is_aborted());
+    assert_eq!(drain(&mut rig), 1);
+}
+
+#[test]
+fn c3_6_targets_that_drain_are_remembered_only_while_they_have_pairs() {
+    let mut rig = Rig::new(&[]);
+    for name in ["a", "b", "c", "d"] {
+        let set = [("k", Scripted::new(name))].into();
+        drop(rig.control.update_draining(set, 3600 * SECOND).unwrap());
+        rig.settle(COMMANDED);
+    }
+    assert_eq!(rig.event_loop.roster.target_names().len(), 1);
+}
+
+#[test]
+fn c3_4_bytes_of_a_surviving_pair_that_come_with_the_update_go_on_and_stuck_ones_stay() {
+    let (a, b) = (Scripted::new("a").then(connects()), Scripted::new("b").then(connects()));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    let (client, server) = rig.pair(Script::new().takes([3, 0]), &a);
+    rig.pair(Script::new(), &b);
+    server.then_reads([Act::Data(b"stuck".to_vec()), Act::Block]);
+    rig.event(&server, READABLE);
+    client.then_reads([Act::Data(b"early".to_vec()), Act::Block]);
+    let update = rig.submit(&[("0", &Scripted::new("0")), ("z", &a)]); // every index changes
+
+    let writable = Readiness { writable: true, ..READABLE };
+    rig.turn(&[(token::COMMANDS, READABLE), (client.token().unwrap(), writable)]);
+
+    assert_eq!(update.poll().unwrap().unwrap().closed, 1);
+    assert_eq!((client.written(), server.written()), (b"stuck".to_vec(), b"early".to_vec()));
+    rig.update(&[("a", &a)]);
+    client.then_reads([Act::End]);
+    server.then_reads([Act::Data(b", late".to_vec()), Act::End]);
+    rig.settle(&[(client.token().unwrap(), READABLE), (server.token().unwrap(), READABLE)]);
+    assert_eq!((client.written(), client.is_aborted()), (b"stuck, late".to_vec(), false));
+}
+
+#[test]
 fn c6_4_a_reset_is_noticed_although_nothing_is_read_and_what_came_before_goes_on() {
     let backend = Scripted::new("a").then(Ok(Script::new().reads([Act::Data(vec![1; 100]), Act::Data(vec![2; 100])])));
     let mut rig = Rig::new(&[("a", &backend)]);
@@ -629,6 +885,50 @@ fn c3_10_what_a_peer_sent_before_its_reset_goes_on_as_far_as_the_other_side_take
     rig.event(&server, Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() });
     assert_eq!(client.written().len(), 100_000);
     assert!(client.is_aborted() && !client.is_shut(), "a cut must not look like an end");
+}
+
+#[test]
+fn c3_10_what_was_sent_before_a_reset_goes_on_though_it_is_more_than_a_turns_share() {
+    const LEN: usize = 3 * BYTES_PER_DIRECTION;
+    let reset = Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() };
+    let backend = Scripted::new("a").then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let ((client, server), (other_client, other_server)) =
+        (rig.pair(Script::new(), &backend), rig.pair(Script::new(), &backend));
+    for side in [&server, &other_client] {
+        side.then_reads([Act::Data(vec![1; LEN]), Act::End]);
+        side.then_error(ErrorKind::ConnectionReset);
+        rig.event(side, reset);
+    }
+    assert_eq!((client.written().len(), other_server.written().len()), (LEN, LEN));
+    assert!(client.is_aborted() && other_server.is_aborted());
+    assert_eq!(rig.notes.take()[2..], ["0 ended: backend failed", "1 ended: client failed"]);
+}
+
+#[test]
+fn c3_10_a_reset_that_shows_in_a_write_is_passed_on_after_what_its_peer_had_sent() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = Script::new().write_error(ErrorKind::ConnectionReset).reads([Act::Data(b"last words".to_vec())]);
+    let (client, server) = rig.pair(client, &backend);
+    server.then_reads([Act::Data(b"x".to_vec()), Act::Block]);
+    rig.event(&server, READABLE);
+    assert_eq!(server.written(), b"last words");
+    assert!(client.is_dropped() && server.is_aborted() && !server.is_shut());
+}
+
+#[test]
+fn c6_5_a_pair_whose_backend_has_finished_is_half_closed_too_and_may_be_idle_for_less() {
+    let backend = Scripted::new("a").then(connects()).then(connects());
+    for (idle, ends_as) in [(None, "half-closed time-out"), (Some(5 * SECOND), "idle time-out")] {
+        let limits = Limits { idle_timeout: idle, half_closed_timeout: 10 * SECOND, ..LIMITS };
+        let mut rig = Rig::with(limits, 9, &[("a", &backend)]);
+        let (_, server) = rig.pair(Script::new(), &backend);
+        server.then_reads([Act::End]);
+        rig.event(&server, READABLE);
+        rig.pass(idle.unwrap_or(10 * SECOND));
+        assert_eq!(rig.notes.take(), ["0 connected a".to_owned(), format!("0 ended: {ends_as}")]);
+    }
 }
 
 #[test]

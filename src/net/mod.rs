@@ -87,6 +87,7 @@ mod tests {
         let (econnrefused, eaddrnotavail, econnaborted, ebadf) = (os(111), os(99), os(103), os(9));
         assert!(!is_local_failure(&econnrefused));
         assert!(is_local_failure(&eaddrnotavail) && !is_shortage(&eaddrnotavail));
+        assert!(is_local_failure(&os(98)) && !is_shortage(&os(98)));
         assert!(is_of_one_client(&econnaborted));
         assert!(!is_of_one_client(&ebadf) && !is_shortage(&ebadf));
     }

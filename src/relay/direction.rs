@@ -317,6 +317,28 @@ mod tests {
     }
 
     #[test]
+    fn c1_2_what_was_stuck_and_a_preface_are_flushed_too() {
+        let source = || Script::new().reads([Act::Data(b"record".to_vec()), Act::End]);
+        let mut stuck = Rig::new(source(), Script::new().takes([0]).flush_blocks(1));
+        assert_eq!(stuck.drive(1000), Drive::Blocked);
+        let mut preface = Rig::new(source(), Script::new().flush_blocks(1));
+        preface.direction = Direction::new(b"preface".to_vec());
+        for rig in [&mut stuck, &mut preface] {
+            rig.events();
+            assert_eq!(rig.drive(1000), Drive::Blocked, "not flushed");
+            rig.events();
+            assert_eq!(rig.drive(1000), Drive::Ended);
+        }
+    }
+
+    #[test]
+    fn c6_6_a_spent_budget_asks_for_no_turn_if_nothing_is_left() {
+        let source = Script::new().reads([Act::Data(pattern(10))]).drained_by_short_reads();
+        let mut rig = Rig::new(source, Script::new());
+        assert_eq!(rig.drive(1), Drive::Blocked);
+    }
+
+    #[test]
     fn c1_2_ending_the_write_side_may_block() {
         let mut rig = Rig::new(Script::new().reads([Act::End]), Script::new().shutdown_blocks(1));
         assert_eq!(rig.drive(1000), Drive::Blocked);

@@ -39,6 +39,8 @@ struct State {
     connect: VecDeque<Result<bool, ErrorKind>>,
     write_error: Option<ErrorKind>,
     write_zero: bool,
+    register_error: Option<ErrorKind>,
+    interruptions: usize,
     flush_blocks: usize,
     shutdown_blocks: usize,
     drained_by_short_reads: bool,
@@ -86,6 +88,16 @@ impl Script {
 
     pub(crate) fn write_zero(self) -> Self {
         self.with(|state| state.write_zero = true)
+    }
+
+    /// How many writes are interrupted before the first that is not.
+    pub(crate) fn interrupted(self, times: usize) -> Self {
+        self.with(|state| state.interruptions = times)
+    }
+
+    /// No event queue takes it.
+    pub(crate) fn register_error(self, kind: ErrorKind) -> Self {
+        self.with(|state| state.register_error = Some(kind))
     }
 
     pub(crate) fn flush_blocks(self, times: usize) -> Self {
@@ -175,6 +187,10 @@ impl io::Read for Script {
 impl io::Write for Script {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.state.lock();
+        if state.interruptions > 0 {
+            state.interruptions -= 1;
+            return Err(ErrorKind::Interrupted.into());
+        }
         if let Some(kind) = state.write_error {
             return Err(kind.into());
         }
@@ -235,7 +251,11 @@ impl Stream for Script {
 
 impl mio::event::Source for Script {
     fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
-        self.state.lock().token = Some(token);
+        let mut state = self.state.lock();
+        if let Some(kind) = state.register_error {
+            return Err(kind.into());
+        }
+        state.token = Some(token);
         Ok(())
     }
 

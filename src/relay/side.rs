@@ -188,3 +188,74 @@ impl Drop for Side {
 fn is_transient(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::super::script::{Act, Script};
+    use super::*;
+
+    fn data() -> Script {
+        Script::new().reads([Act::Data(b"x".to_vec()), Act::Block])
+    }
+
+    fn side(script: Script) -> Side {
+        Side::new(Box::new(script))
+    }
+
+    #[test]
+    fn a_new_side_is_written_to_unasked_and_read_only_after_an_event() {
+        let mut side = side(data());
+        assert_eq!((side.write(b"hello"), side.read(&mut [0; 9])), (Some(5), None));
+        side.note(Readiness { readable: true, ..Readiness::default() });
+        assert_eq!(side.read(&mut [0; 9]), Some(1));
+    }
+
+    #[test]
+    fn c6_4_whatever_an_event_says_of_an_end_is_a_reason_to_try() {
+        let nothing = Readiness::default();
+        for event in [Readiness { read_closed: true, ..nothing }, Readiness { error: true, ..nothing }] {
+            let mut side = side(data());
+            side.note(event);
+            assert_eq!(side.read(&mut [0; 9]), Some(1), "{event:?}");
+        }
+        for event in [Readiness { write_closed: true, ..nothing }, Readiness { error: true, ..nothing }] {
+            let mut side = side(Script::new().takes([0]));
+            assert_eq!(side.write(b"x"), None);
+            side.note(event);
+            assert_eq!(side.write(b"x"), Some(1), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn c6_4_the_first_error_stays_and_nothing_is_written_after_it() {
+        let script = Script::new().error(ErrorKind::TimedOut).reads([Act::Fail(ErrorKind::ConnectionReset)]);
+        let mut side = side(script);
+        side.note(Readiness { error: true, ..Readiness::default() });
+        assert_eq!((side.read(&mut [0; 9]), side.write(b"x")), (None, None));
+        assert_eq!(side.failure().unwrap().kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn c6_4_a_failed_write_is_a_reason_to_read_what_the_peer_sent_before() {
+        let mut side = side(data().write_error(ErrorKind::BrokenPipe));
+        assert_eq!((side.write(b"x"), side.read(&mut [0; 9])), (None, Some(1)));
+    }
+
+    #[test]
+    fn c5_4_a_hang_up_is_borne_out_by_an_error_but_not_by_a_write_that_would_block() {
+        let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
+        for kind in [ErrorKind::WouldBlock, ErrorKind::Interrupted] {
+            assert!(!side(Script::new().write_error(kind)).is_gone(hang_up), "{kind}");
+        }
+        let mut gone = side(Script::new().write_error(ErrorKind::BrokenPipe));
+        assert!(!gone.is_gone(Readiness::READ_WRITE) && gone.is_gone(hang_up));
+    }
+
+    #[test]
+    fn c9_1_an_interrupted_write_is_repeated() {
+        let mut side = side(Script::new().interrupted(2));
+        assert_eq!((side.write(b"hello"), side.flush()), (Some(5), Some(())));
+    }
+}
