@@ -81,8 +81,8 @@
 //!
 //! The balancer is one loop on one thread: that of [`Server::run`]'s caller, or the one that [`Server::spawn`] starts.
 //! [`Backend::dial`] and the [`Observer`] are called on it and must not block. Names are looked up where a backend is
-//! made, on the thread that makes it. [`Control`] can be used anywhere.
-//! A thread that must not block, such as one of an async runtime, asks [`Update::poll`] instead of waiting.
+//! made, on the thread that makes it. [`Control`] can be used anywhere; a thread that must not block, such as one of an
+//! async runtime, asks [`Update::poll`] instead of waiting.
 //!
 //! # Seeing and stopping
 //!
@@ -98,8 +98,8 @@
 //! # Unix-domain sockets, and transports of your own
 //!
 //! TCP and Unix-domain sockets come with the crate, on both sides: [`Builder::build`] takes the listeners of the
-//! standard library and of mio, and besides [`TcpBackend`] there is `UnixBackend`. Anything else that
-//! has a [`mio`] event source fits by three traits: [`Listener`], [`Stream`] and [`Backend`].
+//! standard library and of mio, and besides [`TcpBackend`] there is `UnixBackend`. Anything else that has a [`mio`]
+//! event source fits by three traits: [`Listener`], [`Stream`] and [`Backend`].
 //!
 //! # Features
 //!
