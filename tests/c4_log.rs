@@ -5,7 +5,7 @@ mod util;
 use std::net::TcpStream;
 use std::sync::Mutex;
 
-use tinylb::BackendSet;
+use tinylb::{BackendSet, Server};
 use util::*;
 
 /// Keeps the lines from `info` up that tell of there being backends or not.
@@ -40,7 +40,11 @@ fn c4_1_the_log_says_once_per_change_that_there_is_no_backend_and_not_once_per_c
         balancer.wait_for("all are refused", |stats| stats.refused.total() == refused);
     };
 
-    let balancer = Balancer::start(BackendSet::new());
+    let server = Server::builder().build(listener()).unwrap(); // to which no set was given yet
+    let addr = server.local_addr().ip().unwrap();
+    let balancer = Balancer { addr, control: server.control(), thread: server.spawn().unwrap() };
+    assert_refused(addr);
+    assert_eq!(LOG.0.lock().unwrap().len(), 1, "not told of its own accord");
     refuse_some(&balancer);
     balancer.update(BackendSet::new());
     refuse_some(&balancer);

@@ -313,6 +313,30 @@ fn c8_2_an_attempt_that_times_out_is_told_and_so_is_the_time_it_took() {
 }
 
 #[test]
+fn c8_2_the_error_that_ended_a_client_is_told_on_whichever_side_it_was_met() {
+    let (hole, backend) = (BlackHole::new(), listener());
+    let addr = backend.local_addr().unwrap();
+    let record = Record::default();
+    let balancer = Balancer::with(Server::builder().observer(record.clone()), set([("a", addr)]));
+    let mut client = balancer.client();
+    balancer.wait_for("it is connected", |stats| stats.open == 1);
+    reset(backend.accept().unwrap().0);
+    assert_cut(&mut client);
+    record.assert_ends_with(&[
+        "updated to 1: 0 0 0",
+        "0 accepted",
+        &format!("0 connected a={addr}"),
+        &format!("0 ended a={addr} 0/0 BackendFailed, ConnectionReset"),
+    ]);
+
+    balancer.update(set([("a", hole.addr)]));
+    let waiting = balancer.client();
+    balancer.wait_for("a dial in flight", |stats| stats.dialling == 1);
+    reset(waiting);
+    record.assert_ends_with(&["updated to 1: 0 0 0", "1 accepted", "1 ended 0/0 ClientFailed, ConnectionReset"]);
+}
+
+#[test]
 fn c8_2_a_cancelled_dial_is_no_failed_attempt() {
     let (echo, hole) = (TestBackend::echo("echo"), BlackHole::new());
     let record = Record::default();

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tinylb::{
-    Backend, BackendSet, Dial, DialRequest, Error, Keepalive, Observer, Server, ServerThread, TcpBackend, Update,
+    Backend, BackendSet, Control, Dial, DialRequest, Error, Keepalive, Observer, Server, ServerThread, TcpBackend,
+    Update,
 };
 use util::*;
 
@@ -58,6 +59,48 @@ fn c7_4_who_waits_is_released_before_the_hosts_backends_are_dropped() {
     *slot.lock().unwrap() = Some(server.control().update(backends).unwrap());
     drop(server);
     assert_eq!(was_released.recv_timeout(PATIENCE), Ok(true));
+}
+
+#[test]
+fn c7_4_backends_may_call_in_as_they_are_dropped() {
+    /// Asks for the counters as it goes, which must not find anything locked.
+    struct Asking(Control, &'static str, mpsc::Sender<&'static str>);
+    impl Backend for Asking {
+        fn target_name(&self) -> String {
+            "nowhere".to_owned()
+        }
+        fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+    impl Drop for Asking {
+        fn drop(&mut self) {
+            let _ = self.0.stats();
+            let _ = self.2.send(self.1);
+        }
+    }
+    let (sender, dropped) = mpsc::channel();
+    let next = || dropped.recv_timeout(PATIENCE);
+    // On a thread of its own, since what is tested for is that it does not hang.
+    std::thread::spawn(move || {
+        let update = |server: &Control, fate| {
+            server.update([("a", Asking(server.clone(), fate, sender.clone()))].into()).unwrap()
+        };
+        let server = Server::builder().build(listener()).unwrap();
+        let control = server.control();
+        update(&control, "superseded");
+        update(&control, "replaced");
+        let thread = server.spawn().unwrap();
+        update(&control, "in force at the end").wait().unwrap();
+        drop(thread);
+        let unrun = Server::builder().build(listener()).unwrap();
+        update(&unrun.control(), "never applied");
+        drop(unrun);
+    });
+    assert_eq!(next(), Ok("superseded"));
+    assert_eq!(next(), Ok("replaced"));
+    assert_eq!(next(), Ok("in force at the end"));
+    assert_eq!(next(), Ok("never applied"));
 }
 
 #[test]

@@ -385,6 +385,23 @@ fn c5_3_a_new_sets_candidates_are_tried_and_vanished_ones_are_not() {
 }
 
 #[test]
+fn c3_2_who_waits_to_dial_a_vanished_target_goes_on_to_another_and_is_no_cancelled_dial() {
+    let starves = Scripted::new("a").then(Err(shortage()));
+    let has_two_addresses = Scripted { addresses: 2, ..Scripted::new("a") }.then(refused());
+    for a in [starves, has_two_addresses] {
+        let b = Scripted::new("b");
+        let mut rig = Rig::new(&[("a", &a)]);
+        rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+        rig.turn(&[(token::LISTENER, READABLE)]);
+        let update = rig.submit(&[("b", &b)]);
+        rig.settle(COMMANDED);
+        assert_eq!(update.poll().unwrap().unwrap().cancelled, 0);
+        rig.pass(SECOND);
+        assert_eq!((a.dialled().len(), b.dialled().len()), (0, 1));
+    }
+}
+
+#[test]
 fn c5_3_a_cancelled_candidate_that_comes_back_is_not_tried_again() {
     let a = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &a)]);
@@ -627,27 +644,28 @@ fn c5_2_who_got_a_descriptor_at_last_has_the_connect_timeout_for_the_dial() {
 #[test]
 fn c4_3_a_crowd_without_descriptors_is_served_in_order_in_pieces_and_before_anyone_is_accepted() {
     const CROWD: usize = 3 * ACCEPTS_PER_TURN;
+    let pair_of = |seen: &Seen| match Source::from(seen.token().unwrap()) {
+        Source::Pair(pair, _) => pair,
+        other => panic!("{other:?}"),
+    };
     let (a, b) = (Scripted::new("a"), Scripted::new("b"));
     b.dials.lock().unwrap().extend((0..CROWD).map(|_| Err(shortage())));
     let mut rig = Rig::new(&[("a", &a)]);
-    rig.clients.lock().unwrap().extend((0..CROWD).map(|_| Ok(Script::new())));
-    rig.settle(&[(token::LISTENER, READABLE)]);
+    let crowd: Vec<Seen> = (0..CROWD).map(|_| rig.client(Script::new())).collect();
     drop(rig.submit(&[("b", &b)])); // they all want another dial now
     let pause = rig.settle(COMMANDED).unwrap();
     assert_eq!(rig.event_loop.starving.len(), CROWD);
     b.dials.lock().unwrap().clear();
-    b.dials.lock().unwrap().extend((0..CROWD).map(|_| refused()));
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
-    rig.notes.take();
 
     rig.now += pause;
     let next = rig.turn(&[(token::LISTENER, READABLE)]);
 
-    let told = rig.notes.take();
-    assert_eq!(told.len(), ACCEPTS_PER_TURN);
-    assert_eq!(told[..2], ["0 failed b/0: connection refused", "1 failed b/0: connection refused"]);
-    assert_eq!((rig.event_loop.totals.accepted, next), (CROWD as u64, Some(rig.now)));
+    let in_order = |dialled: Vec<Seen>| dialled.iter().map(pair_of).eq(crowd[..dialled.len()].iter().map(pair_of));
+    assert!(b.dialled().len() == ACCEPTS_PER_TURN && in_order(b.dialled()));
+    assert_eq!((rig.event_loop.totals.accepted, next), (CROWD as u64, Some(rig.now)), "the rest needs no event");
     rig.settle(&[]);
+    assert!(in_order(b.dialled()[..CROWD].to_vec()));
     assert_eq!(rig.event_loop.totals.accepted, CROWD as u64 + 1);
 }
 
@@ -981,6 +999,41 @@ fn c6_6_a_flood_leaves_room_for_others_and_for_updates() {
 }
 
 #[test]
+fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend((0..1500).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    let spurious: Vec<_> = backend.dialled().iter().map(|seen| (seen.token().unwrap(), READABLE)).collect();
+    let next = rig.turn(&spurious);
+    let left = rig.event_loop.pairs.queue_len();
+    assert!((1..1500).contains(&left), "{left} are left");
+    assert_eq!(next, Some(rig.now), "the rest needs no event");
+}
+
+#[test]
+fn c6_5_a_pair_that_a_full_turn_has_left_unread_is_not_idle() {
+    let limits = Limits { idle_timeout: Some(10 * SECOND), ..LIMITS };
+    let mut backend = Scripted::new("a");
+    for _ in 0..10 {
+        backend = backend.then(connects());
+    }
+    let mut rig = Rig::with(limits, 99, &[("a", &backend)]);
+    let pairs: Vec<_> = (0..10).map(|_| rig.pair(Script::new(), &backend)).collect();
+    rig.now += 10 * SECOND;
+    for (index, (_, server)) in pairs.iter().enumerate() {
+        let len = if index < 9 { BYTES_PER_DIRECTION } else { 1 };
+        server.then_reads([Act::Data(vec![7; len]), Act::Block]);
+    }
+    let events: Vec<_> = pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
+    let (last, _) = &pairs[9];
+    rig.turn(&events);
+    assert_eq!(last.written(), b"", "the turn was not full");
+    rig.settle(&[]);
+    assert_eq!((last.written().len(), last.is_dropped()), (1, false));
+}
+
+#[test]
 fn c4_2_a_storm_is_taken_in_pieces_without_further_events() {
     let backend = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &backend)]);
@@ -1052,7 +1105,8 @@ fn c7_2_a_drain_lets_pairs_finish_and_cuts_the_rest_at_the_earlier_limit() {
     first_server.then_reads([Act::End]);
     rig.settle(&[(first.token().unwrap(), READABLE), (first_server.token().unwrap(), READABLE)]);
     assert!(!first.is_aborted() && !rig.event_loop.is_over());
-    rig.pass(9 * SECOND);
+    assert_eq!(rig.pass(5 * SECOND), Some(4 * SECOND));
+    rig.pass(4 * SECOND);
     assert!(rig.event_loop.is_over() && second.is_aborted());
     assert_eq!(rig.notes.take().last().unwrap(), "1 ended: drain limit");
 }

@@ -41,6 +41,7 @@ struct State {
     write_zero: bool,
     register_error: Option<ErrorKind>,
     interruptions: usize,
+    is_mute: bool,
     flush_blocks: usize,
     shutdown_blocks: usize,
     drained_by_short_reads: bool,
@@ -75,6 +76,11 @@ impl Script {
     /// The error that the socket has met by itself.
     pub(crate) fn error(self, kind: ErrorKind) -> Self {
         self.with(|state| state.error = Some(kind))
+    }
+
+    /// Cannot be asked for its error.
+    pub(crate) fn mute(self) -> Self {
+        self.with(|state| state.is_mute = true)
     }
 
     /// What the checks of its connect say; afterwards, that it is connected.
@@ -233,7 +239,8 @@ impl Stream for Script {
     }
 
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
-        Ok(self.state.lock().error.take().map(Into::into))
+        let mut state = self.state.lock();
+        if state.is_mute { Err(ErrorKind::NotConnected.into()) } else { Ok(state.error.take().map(Into::into)) }
     }
 
     fn abort(&mut self) {

@@ -238,6 +238,13 @@ mod tests {
     }
 
     #[test]
+    fn c6_4_a_stream_that_cannot_be_asked_for_its_error_has_failed() {
+        let mut side = side(Script::new().mute());
+        side.note(Readiness { error: true, ..Readiness::default() });
+        assert_eq!(side.failure().unwrap().kind(), ErrorKind::NotConnected);
+    }
+
+    #[test]
     fn c6_4_a_failed_write_is_a_reason_to_read_what_the_peer_sent_before() {
         let mut side = side(data().write_error(ErrorKind::BrokenPipe));
         assert_eq!((side.write(b"x"), side.read(&mut [0; 9])), (None, Some(1)));
