@@ -58,7 +58,7 @@ impl Control {
 
     /// A snapshot of the counters, all taken at one moment. Waits for the loop to come round, which takes it a turn.
     ///
-    /// Before the balancer runs, all are zero, and there are no backends, also those that are waiting to be applied.
+    /// Before the balancer runs, all are zero and no backend is listed, since updates wait to be applied until then.
     ///
     /// # Errors
     /// [`Error::Stopped`] after the end, [`Error::OwnThread`] in an observer or backend, [`Error::Wake`] if the system

@@ -81,12 +81,25 @@
 //!
 //! The balancer is one loop on one thread: that of [`Server::run`]'s caller, or the one that [`Server::spawn`] starts.
 //! [`Backend::dial`] and the [`Observer`] are called on it and must not block. Names are looked up where a backend is
-//! made, on the thread that makes it. [`Control`] can be used anywhere; its clones and drops stop nothing.
+//! made, on the thread that makes it. [`Control`] can be used anywhere; a thread that must not block, such as one of an
+//! async runtime, asks [`Update::poll`] instead of waiting.
 //!
-//! # Transports of your own
+//! # Seeing and stopping
 //!
-//! TCP and Unix-domain sockets come with the crate, on both sides. Anything else that has a [`mio`] event source fits
-//! by three traits: [`Listener`], [`Stream`] and [`Backend`].
+//! [`Control::stats`] takes one consistent snapshot of the counters, by backend and by reason of end. An [`Observer`] is
+//! told of each client, failed attempt, end and update as it happens. The [`log`](https://docs.rs/log) crate gets
+//! `info` for the start, the stop and what each update changed, `warn` (limited in rate) for what an operator must see,
+//! and `debug` for each connection.
+//!
+//! [`Control::shutdown`] ends everything at once. [`Control::drain`] accepts nobody any more and lets connections finish
+//! within a limit. [`Server::run`] then returns a [`Summary`]. To drop the handle that [`Server::spawn`] returns is to
+//! shut down and to wait for the end; to drop a [`Control`] stops nothing.
+//!
+//! # Unix-domain sockets, and transports of your own
+//!
+//! TCP and Unix-domain sockets come with the crate, on both sides: [`Builder::build`] takes the listeners of the
+//! standard library and of mio, and besides [`TcpBackend`] there is `UnixBackend`. Anything else that has a [`mio`]
+//! event source fits by three traits: [`Listener`], [`Stream`] and [`Backend`].
 //!
 //! # Features
 //!

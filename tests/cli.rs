@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use util::*;
 
-/// The example, which `cargo test` builds along with the tests.
+/// The example, which `cargo test` builds along with the tests. `cargo test --test cli` does not, and runs the one built
+/// last, with whatever features that had: `cargo build --example tinylb` goes before it.
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join("examples/tinylb");

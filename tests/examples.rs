@@ -18,7 +18,8 @@ impl Drop for Running {
     }
 }
 
-/// Starts an example, which `cargo test` has built next to the tests.
+/// Starts an example, which `cargo test` has built next to the tests. `cargo test --test examples` does not, and runs
+/// the one built last: `cargo build --examples` goes before it.
 #[track_caller]
 fn start(name: &str) -> (Running, ChildStdout) {
     let tests = std::env::current_exe().unwrap();

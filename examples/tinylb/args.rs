@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     half_closed_timeout: Option<Duration>,
     /// Cut connections whose bytes stay unacknowledged for so long [default: the system's]
-    #[arg(long, value_name = "SECONDS", value_parser = user_timeout)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     user_timeout: Option<Duration>,
     /// Do not probe quiet connections [default: probed after 15 seconds]
     #[arg(long)]
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0", hide_default_value = true)]
     pub(crate) drain: Duration,
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: warn]
-    #[arg(long, value_name = "LEVEL", default_value = "warn", hide_default_value = true)]
+    #[arg(long, value_name = "LEVEL", value_parser = log_level, default_value = "warn", hide_default_value = true)]
     pub(crate) log: LevelFilter,
 }
 
@@ -129,11 +129,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number).map_err(|_| "not a finite number of seconds, or too large".to_owned())
 }
 
-/// Seconds that fit into the kernel's milliseconds.
-fn user_timeout(text: &str) -> Result<Duration, String> {
-    let limit = seconds(text)?;
-    match i32::try_from(limit.as_millis()) {
-        Ok(_) => Ok(limit),
-        Err(_) => Err("must be under 25 days".to_owned()),
-    }
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    // The parser's own error does not say which levels there are.
+    text.parse().map_err(|_| "must be off, error, warn, info, debug or trace".to_owned())
 }

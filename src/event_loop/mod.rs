@@ -24,6 +24,8 @@ pub(crate) mod token;
 pub(crate) mod update;
 
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

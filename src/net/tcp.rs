@@ -15,8 +15,11 @@ impl Stream for TcpStream {
     }
 
     fn check_connect(&mut self) -> io::Result<bool> {
-        // In the good case one call answers; only a socket without a peer is asked for the reason.
+        // Only a socket without a peer is asked for the reason.
         match self.peer_addr() {
+            // Where nobody listens, a dial that happens to be given the very port it goes to connects with itself, and
+            // would echo its client.
+            Ok(peer) if Self::local_addr(self)? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
             Ok(_) => Ok(true),
             Err(not_connected) => match Self::take_error(self)? {
                 Some(err) => Err(err),
@@ -117,4 +120,19 @@ pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpS
     #[cfg(feature = "socket2")]
     super::options::apply(&socket2::SockRef::from(&stream), options)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c5_2_a_socket_that_met_itself_is_not_connected() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.connect(&socket.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut stream = TcpStream::from_std(socket.into());
+        assert_eq!(stream.check_connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
 }
