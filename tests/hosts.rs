@@ -89,8 +89,9 @@ fn c7_4_backends_may_call_in_as_they_are_dropped() {
         let server = Server::builder().build(listener()).unwrap();
         let control = server.control();
         update(&control, "superseded");
-        update(&control, "replaced");
+        let applied = update(&control, "replaced");
         let thread = server.spawn().unwrap();
+        applied.wait().unwrap();
         update(&control, "in force at the end").wait().unwrap();
         drop(thread);
         let unrun = Server::builder().build(listener()).unwrap();
