@@ -598,6 +598,18 @@ fn c5_5_a_black_hole_is_ejected_as_well() {
 }
 
 #[test]
+fn c5_5_a_black_hole_is_ejected_also_where_the_dial_limit_leaves_it_less_than_the_connect_timeout() {
+    let (hole, limit) = (BlackHole::new(), Duration::from_millis(50));
+    let balancer = Balancer::with(Server::builder().connect_timeout(LONG).dial_limit(limit), set([("a", hole.addr)]));
+
+    for _ in 0..3 {
+        assert_cut(&mut balancer.client());
+    }
+
+    assert!(is_ejected(&balancer, "a"));
+}
+
+#[test]
 fn c5_5_an_ejected_backend_comes_back_after_its_time_and_one_failure_ejects_it_for_longer() {
     let base = Duration::from_millis(200);
     let ejection = Ejection { failures: 3, base, max: LONG };
