@@ -135,4 +135,20 @@ mod tests {
         let mut stream = TcpStream::from_std(socket.into());
         assert_eq!(stream.check_connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
+
+    #[test]
+    fn c5_2_a_refused_connect_is_told_by_the_socket_itself() {
+        let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap(); // and does not listen
+        let addr = bound.local_addr().unwrap().as_socket().unwrap();
+        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        let start = std::time::Instant::now();
+        let err = loop {
+            match Stream::check_connect(&mut stream) {
+                Ok(is_connected) => assert!(!is_connected && start.elapsed().as_secs() < 20),
+                Err(err) => break err,
+            }
+        };
+        assert_eq!(err.kind(), io::ErrorKind::ConnectionRefused);
+    }
 }
