@@ -598,7 +598,7 @@ impl Observer for Eye {
         let drains =
             |(_, backend): &(usize, usize)| world.draining.contains_key(world.sockets[*backend].target.unwrap());
         assert_eq!(applied.draining, world.connected().iter().filter(|pair| drains(pair)).count());
-        world.applied = Some(applied.clone());
+        world.applied = Some(*applied);
     }
 }
 
