@@ -658,7 +658,7 @@ impl BackendsFile {
 #[test]
 fn the_file_has_one_backend_a_line_with_comments_and_blank_lines() {
     let file = BackendsFile::new(
-        "# who serves\n\n  a=127.0.0.1:1  \r\n\t# b=127.0.0.1:2\nc=127.0.0.1:3 # the third\nd=unix:/x#y\n#\ne=localhost:5",
+        "\u{feff}# who serves\n\n  a=127.0.0.1:1  \r\n\t# b=127.0.0.1:2\nc=127.0.0.1:3 # the third\nd=unix:/x#y\n#\ne=localhost:5",
     );
     let mut cli = file.start("");
     assert_eq!(cli.backends(), "a=127.0.0.1:1 c=127.0.0.1:3 d=unix:/x#y e=localhost:5");
@@ -699,7 +699,7 @@ fn commands_act_on_all_but_the_files_backends() {
 #[test]
 fn a_bad_file_is_an_error_that_names_file_and_line_once_and_the_running_set_is_kept() {
     let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("--backend a=127.0.0.1:2");
+    let mut cli = file.start("--backend a=127.0.0.1:2 --log off");
     let before = cli.backends();
     let bad: [(&[u8], usize, &str); 6] = [
         (b"g=127.0.0.1:1\n\nh\n", 3, "KEY=TARGET"),

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use log::{error, info};
+use log::info;
 use tinylb::{Applied, BackendSet};
 
+use crate::complain;
 use crate::running_set::RunningSet;
 use crate::sources::Sources;
 use crate::targets::{KeyedTarget, twice};
@@ -73,6 +74,8 @@ impl Lines {
     fn parse(content: &[u8]) -> Result<Self, Problem> {
         let mut line_of = BTreeMap::new();
         let mut backends = Vec::new();
+        // Some editors put a mark before the text, which is no part of the first key.
+        let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
         for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
             let problem = |what| Problem { line: Some(number), what };
             let line = std::str::from_utf8(line).map_err(|_| problem("not UTF-8".to_owned()))?;
@@ -160,7 +163,7 @@ impl BackendsFile {
         };
         match applied {
             Ok(applied) => info!("{}: reread, {} backends now", self.path.display(), applied.backends),
-            Err(problem) => error!("{}; the running set is kept", problem.in_file(&self.path)),
+            Err(problem) => complain(&format!("{}; the running set is kept", problem.in_file(&self.path))),
         }
         self.judged = reading;
         self.unsettled = None;

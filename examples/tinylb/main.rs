@@ -38,11 +38,16 @@ fn main() -> ExitCode {
                 Failure::Usage(message) => (2, message),
                 Failure::Run(message) => (1, message),
             };
-            // `eprintln!` would panic if nobody reads it.
-            let _ = writeln!(io::stderr(), "tinylb: {message}");
+            complain(&message);
             ExitCode::from(status)
         }
     }
+}
+
+/// Says on stderr what is wrong, whatever the log level.
+fn complain(message: &str) {
+    // `eprintln!` would panic if nobody reads it.
+    let _ = writeln!(io::stderr(), "tinylb: {message}");
 }
 
 /// Why there is no balancer, or none any more.
