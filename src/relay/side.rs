@@ -86,7 +86,12 @@ impl Side {
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 // A handshake that waits for its peer says so as any other operation does.
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                result => return result,
+                Ok(is_connected) => {
+                    // A handshake may have read more than its own, of which no event will tell.
+                    self.readable |= is_connected;
+                    return Ok(is_connected);
+                }
+                Err(err) => return Err(err),
             }
         }
     }
