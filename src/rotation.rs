@@ -27,8 +27,10 @@ impl Default for Ejection {
 impl Ejection {
     /// The time of an ejection after `earlier` ones in a row; `chance` is from 0 to 1.
     fn duration(&self, earlier: u32, chance: f64) -> Duration {
+        // As good as for ever, and no clock overflows by it.
+        const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
         let doubled = self.base.saturating_mul(2_u32.saturating_pow(earlier));
-        doubled.min(self.max).mul_f64(1.0 - chance / 4.0)
+        doubled.min(self.max).min(CENTURY).mul_f64(1.0 - chance / 4.0)
     }
 }
 
@@ -183,7 +185,7 @@ impl Rotation {
             return None;
         }
         let time = self.policy.duration(health.ejections, self.random.unit());
-        let until = now.checked_add(time)?;
+        let until = now + time;
         *health = Health {
             failed: self.policy.failures - 1,
             ejections: health.ejections.saturating_add(1),
@@ -390,6 +392,16 @@ mod tests {
         let now = Instant::now();
         assert!(fail(&mut rotation, 0, 3, now).is_some());
         assert_eq!(rotation.pick(now, |key, _| **key != *"b"), Some(0));
+    }
+
+    #[test]
+    fn c9_1_no_ejection_is_too_long() {
+        let forever = Ejection { failures: 1, base: Duration::MAX, max: Duration::MAX };
+        assert!(forever.duration(u32::MAX, 0.0) > Duration::from_secs(1 << 31));
+        let mut rotation = Rotation::new(forever, false, Random::new(1));
+        set(&mut rotation, &["a", "b"]);
+        assert!(rotation.failed(0, Instant::now()).is_some());
+        assert_eq!(picks(&mut rotation, 2), "bb");
     }
 
     #[test]

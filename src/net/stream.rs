@@ -86,7 +86,8 @@ pub trait Stream: io::Read + io::Write + Source + Send {
     ///
     /// Called after each event until it says `true` or fails, and never for a client's stream. A protocol with a
     /// handshake of its own may drive it here, so that a backend that cannot complete it counts as failed and the next
-    /// one is tried. What was read along the way is asked for by `read` right after it has said `true`.
+    /// one is tried. What was read along the way is asked for by `read` right after it has said `true`, unless a short
+    /// read [means drained](Self::short_read_means_drained).
     ///
     /// # Errors
     /// Why the connection could not be established; `WouldBlock` means the same as `false`.

@@ -87,8 +87,9 @@ impl Side {
                 // A handshake that waits for its peer says so as any other operation does.
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Ok(is_connected) => {
-                    // A handshake may have read more than its own, of which no event will tell.
-                    self.readable |= is_connected;
+                    // A handshake may have read more than its own, of which no event will tell. A stream that is drained
+                    // by a short read has nothing that could hold it; asking it would cost each connection a call.
+                    self.readable |= is_connected && !self.stream.short_read_means_drained();
                     return Ok(is_connected);
                 }
                 Err(err) => return Err(err),
