@@ -46,22 +46,12 @@ impl Default for SocketOptions {
 /// Sets what only socket2 can set; without it there is nothing to set, which the options' docs say.
 #[cfg(feature = "socket2")]
 pub(super) fn apply(socket: &socket2::SockRef<'_>, options: &SocketOptions) -> std::io::Result<()> {
-    match options.keepalive {
-        Some(keepalive) => {
-            let params = socket2::TcpKeepalive::new().with_time(keepalive.idle);
-            // OpenBSD and its like have neither per socket; those systems keep their own.
-            #[cfg(any(
-                target_os = "linux",
-                target_os = "android",
-                target_os = "macos",
-                target_os = "freebsd",
-                windows
-            ))]
-            let params = params.with_interval(keepalive.interval).with_retries(keepalive.probes);
-            socket.set_tcp_keepalive(&params)?;
-        }
-        // The host's listener may have it on.
-        None => socket.set_keepalive(false)?,
+    if let Some(keepalive) = options.keepalive {
+        let params = socket2::TcpKeepalive::new().with_time(keepalive.idle);
+        // OpenBSD and its like have neither per socket; those systems keep their own.
+        #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd", windows))]
+        let params = params.with_interval(keepalive.interval).with_retries(keepalive.probes);
+        socket.set_tcp_keepalive(&params)?;
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if options.user_timeout.is_some() {

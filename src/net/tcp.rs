@@ -87,6 +87,9 @@ impl Listener for TcpAcceptor {
         // Accepted sockets inherit these, which saves up to five system calls for each.
         let socket = socket2::SockRef::from(&self.listener);
         socket.set_tcp_nodelay(options.nodelay)?;
+        if options.keepalive.is_none() {
+            socket.set_keepalive(false)?; // the host may have switched it on
+        }
         super::options::apply(&socket, options)
     }
 
