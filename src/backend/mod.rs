@@ -191,7 +191,7 @@ impl std::fmt::Debug for Dial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::script::Script;
+    use crate::net::script::Script;
 
     #[test]
     fn c1_2_a_stream_that_is_wrapped_keeps_its_preface() {

@@ -114,8 +114,8 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::net::script::Script;
     use crate::net::{Address, SocketOptions};
-    use crate::relay::script::Script;
 
     #[test]
     fn c1_4_there_is_one_attempt_for_each_address_and_it_goes_there() {

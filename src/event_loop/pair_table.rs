@@ -132,8 +132,8 @@ mod tests {
     use super::super::pair::Limits;
     use super::*;
     use crate::net::Address;
+    use crate::net::script::Script;
     use crate::relay::Side;
-    use crate::relay::script::Script;
 
     fn pair(id: u64) -> Pair {
         let (now, limit) = (Instant::now(), Duration::from_secs(1));

@@ -13,9 +13,9 @@ use crate::backend::{Dial, DialRequest};
 use crate::control::{Control, Update};
 use crate::error::Error;
 use crate::net::Stream;
+use crate::net::script::{Act, Script, Seen};
 use crate::net::{Address, Listener};
 use crate::observe::{Applied, AttemptFailed, Connected};
-use crate::relay::script::{Act, Script, Seen};
 use crate::rotation::{Ejection, Random};
 
 /// What comes of the next calls, for listeners and backends.

@@ -6,6 +6,8 @@
 mod address;
 mod listen;
 mod options;
+#[cfg(test)]
+pub(crate) mod script;
 mod stream;
 pub(crate) mod tcp;
 #[cfg(unix)]

@@ -131,9 +131,9 @@ impl Direction {
 mod tests {
     use std::io::ErrorKind;
 
-    use super::super::script::{Act, Script, Seen};
     use super::*;
     use crate::net::Readiness;
+    use crate::net::script::{Act, Script, Seen};
 
     /// Both sides of a direction, with everything that events could have said.
     struct Rig {

@@ -4,8 +4,6 @@
 //! a pair has two, and both are the same code.
 
 mod direction;
-#[cfg(test)]
-pub(crate) mod script;
 mod side;
 
 pub(crate) use direction::{Direction, Drive};

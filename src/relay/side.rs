@@ -199,8 +199,8 @@ fn is_transient(err: &io::Error) -> bool {
 mod tests {
     use std::io::ErrorKind;
 
-    use super::super::script::{Act, Script};
     use super::*;
+    use crate::net::script::{Act, Script};
 
     fn data() -> Script {
         Script::new().reads([Act::Data(b"x".to_vec()), Act::Block])
