@@ -24,8 +24,6 @@ pub(crate) mod token;
 pub(crate) mod update;
 
 #[cfg(test)]
-mod schedules;
-#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use mio::{Interest, Poll, Waker};
 
-use super::*;
+use super::super::*;
 use crate::backend::{Backend, BackendSet, Dial, DialRequest};
 use crate::control::Control;
 use crate::net::{Address, Stream};
