@@ -597,9 +597,13 @@ fn echo_until(is_over: &AtomicBool, client: TcpStream) -> usize {
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             let (mut client, mut sent) = (client, 0);
-            while !is_over.load(Ordering::SeqCst) {
+            // At least once, however late this thread got to run.
+            loop {
                 client.write_all(&block).unwrap();
                 sent += block.len();
+                if is_over.load(Ordering::SeqCst) {
+                    break;
+                }
             }
             client.shutdown(Shutdown::Write).unwrap();
             sent
