@@ -265,8 +265,11 @@ impl Relaying {
     fn drive_both(&mut self, client: &mut Side, scratch: &mut [u8], budget: usize) -> Progress {
         loop {
             let failed_before = (client.has_failed(), self.backend.has_failed());
-            let upload = self.upload.drive(client, &mut self.backend, scratch, budget, &mut self.bytes_up);
-            let download = self.download.drive(&mut self.backend, client, scratch, budget, &mut self.bytes_down);
+            let (backend, bytes_up, bytes_down) = (&mut self.backend, &mut self.bytes_up, &mut self.bytes_down);
+            let is_last = self.download.has_ended();
+            let upload = self.upload.drive(client, backend, scratch, budget, bytes_up, is_last);
+            let is_last = self.upload.has_ended();
+            let download = self.download.drive(backend, client, scratch, budget, bytes_down, is_last);
             match (client.has_failed(), self.backend.has_failed()) {
                 // What a failed side had sent before still goes on as far as the other takes it.
                 failed if failed != failed_before => {}

@@ -45,6 +45,7 @@ struct State {
     flush_blocks: usize,
     shutdown_blocks: usize,
     drained_by_short_reads: bool,
+    closed_by_dropping: bool,
     translates: bool,
     read_calls: usize,
     written: Vec<u8>,
@@ -116,6 +117,10 @@ impl Script {
 
     pub(crate) fn drained_by_short_reads(self) -> Self {
         self.with(|state| state.drained_by_short_reads = true)
+    }
+
+    pub(crate) fn closed_by_dropping(self) -> Self {
+        self.with(|state| state.closed_by_dropping = true)
     }
 
     /// Takes any event for readiness to read and write, as a protocol with records of its own does.
@@ -249,6 +254,10 @@ impl Stream for Script {
 
     fn short_read_means_drained(&self) -> bool {
         self.state.lock().drained_by_short_reads
+    }
+
+    fn drop_closes(&self) -> bool {
+        self.state.lock().closed_by_dropping
     }
 
     fn translate(&self, event: Readiness) -> Readiness {

@@ -113,6 +113,13 @@ pub trait Stream: io::Read + io::Write + Source + Send {
         false
     }
 
+    /// Whether dropping the stream is all that closing it takes: it comes off the event queue by that, and its peer reads
+    /// what was written, then an end of stream. So it is with sockets, and saves three system calls a connection. By
+    /// default `false`: the stream is deregistered before it is dropped, and [ended](Self::shutdown_write) before that.
+    fn drop_closes(&self) -> bool {
+        false
+    }
+
     /// What an event of this stream's source means for the stream. By default, what it says.
     ///
     /// A protocol that has to read in order to write, or the reverse, sets `readable` and `writable` in any event. It
@@ -175,6 +182,9 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
     }
     fn short_read_means_drained(&self) -> bool {
         (**self).short_read_means_drained()
+    }
+    fn drop_closes(&self) -> bool {
+        (**self).drop_closes()
     }
     fn translate(&self, event: Readiness) -> Readiness {
         (**self).translate(event)

@@ -45,6 +45,10 @@ impl Stream for TcpStream {
         cfg!(any(target_os = "linux", target_os = "android"))
     }
 
+    fn drop_closes(&self) -> bool {
+        true
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         Self::local_addr(self).map(Address::Ip)
     }

@@ -25,6 +25,10 @@ impl Stream for UnixStream {
         Self::take_error(self)
     }
 
+    fn drop_closes(&self) -> bool {
+        true
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         Self::local_addr(self).map(Address::from)
     }

@@ -55,10 +55,17 @@ impl Direction {
         self.flow != Flow::Open
     }
 
+    /// Whether its sink's stream has ended too.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.flow == Flow::Ended
+    }
+
     /// Moves bytes until one of the sides blocks, the stream has ended, or about `budget` bytes are moved. No
     /// read is larger than `scratch`; what the sink has taken is added to `moved`.
     ///
     /// Errors stay with the side that met them. A source that has failed is read to the last byte that it still has.
+    ///
+    /// If the other direction has ended, so that the sink `is_closed_next`, that may be all it takes to pass the end on.
     pub(crate) fn drive(
         &mut self,
         from: &mut Side,
@@ -66,6 +73,7 @@ impl Direction {
         scratch: &mut [u8],
         budget: usize,
         moved: &mut u64,
+        is_closed_next: bool,
     ) -> Drive {
         let mut left = budget;
         loop {
@@ -74,6 +82,7 @@ impl Direction {
             }
             match self.flow {
                 Flow::Ended => return Drive::Ended,
+                Flow::Ending if is_closed_next && to.is_ended_by_closing() => self.flow = Flow::Ended,
                 Flow::Ending if to.shutdown_write().is_some() => self.flow = Flow::Ended,
                 Flow::Ending => return Drive::Blocked,
                 Flow::Open if to.has_failed() => return Drive::Blocked,
@@ -166,7 +175,7 @@ mod tests {
         }
 
         fn drive(&mut self, budget: usize) -> Drive {
-            self.direction.drive(&mut self.from, &mut self.to, &mut self.scratch, budget, &mut self.moved)
+            self.direction.drive(&mut self.from, &mut self.to, &mut self.scratch, budget, &mut self.moved, false)
         }
 
         fn received(&self) -> Vec<u8> {
@@ -346,6 +355,29 @@ mod tests {
         rig.events();
         assert_eq!(rig.drive(1000), Drive::Ended);
         assert!(rig.sink.is_shut());
+    }
+
+    #[test]
+    fn c6_2_the_end_is_left_to_the_closing_only_where_it_follows_and_is_enough() {
+        let ended_by_closing = |sink: Script, is_closed_next| {
+            let mut rig = Rig::new(Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]), sink);
+            let Rig { direction, from, to, scratch, moved, .. } = &mut rig;
+            assert_eq!(direction.drive(from, to, scratch, 1000, moved, is_closed_next), Drive::Ended);
+            assert_eq!(rig.received(), b"tail");
+            !rig.sink.is_shut()
+        };
+        assert!(ended_by_closing(Script::new().closed_by_dropping(), true));
+        assert!(!ended_by_closing(Script::new().closed_by_dropping(), false));
+        assert!(!ended_by_closing(Script::new(), true));
+    }
+
+    #[test]
+    fn c6_4_a_sink_that_has_failed_is_not_ended_by_closing_it() {
+        let sink = Script::new().closed_by_dropping().error(ErrorKind::ConnectionReset);
+        let mut rig = Rig::new(Script::new().reads([Act::End]), sink);
+        rig.to.note(Readiness { error: true, ..Readiness::default() });
+        let Rig { direction, from, to, scratch, moved, .. } = &mut rig;
+        assert_eq!(direction.drive(from, to, scratch, 1000, moved, true), Drive::Blocked);
     }
 
     #[test]

@@ -158,6 +158,11 @@ impl Side {
         self.attempt(|stream| stream.shutdown_write())
     }
 
+    /// Whether to close it now would end its stream as well, in order.
+    pub(crate) fn is_ended_by_closing(&self) -> bool {
+        self.stream.drop_closes() && !self.has_failed()
+    }
+
     fn attempt<T>(&mut self, mut output: impl FnMut(&mut dyn Stream) -> io::Result<T>) -> Option<T> {
         while self.writable && !self.has_failed() {
             match output(&mut *self.stream) {
@@ -178,8 +183,10 @@ impl Side {
 
     /// Closes the socket so that the peer cannot take it for an orderly end.
     pub(crate) fn cut(mut self, registry: &Registry) {
-        // That it was not registered, the only reason to fail, is all the same now.
-        let _ = registry.deregister(&mut *self.stream);
+        if !self.stream.drop_closes() {
+            // That it was not registered, the only reason to fail, is all the same now.
+            let _ = registry.deregister(&mut *self.stream);
+        }
     }
 }
 

@@ -124,6 +124,8 @@ struct Socket {
     active_at: Instant,
     short_reads_drain: bool,
     translates: bool,
+    /// Whether to drop it takes it off the event queue, and ends its stream.
+    drop_closes: bool,
     token: Option<Token>,
     /// What an event is going to tell.
     event: Readiness,
@@ -183,6 +185,7 @@ impl World {
             active_at: self.now,
             short_reads_drain: self.one_in(2),
             translates: self.one_in(4),
+            drop_closes: self.one_in(2),
             token: None,
             event: Readiness::default(),
             is_aborted: false,
@@ -203,6 +206,17 @@ impl World {
 
     fn is_live(&self, socket: usize) -> bool {
         self.sockets[socket].token.is_some()
+    }
+
+    /// Whether its peer reads all that there was, and then the end, if it is dropped now.
+    fn is_ended_by_now(&self, socket: usize) -> bool {
+        let socket = &self.sockets[socket];
+        let is_last = |partner: usize| {
+            let partner = &self.sockets[partner];
+            let is_delivered = socket.is_flushed && socket.taken == socket.preface + partner.sent;
+            partner.end_was_read && socket.end_was_read && is_delivered
+        };
+        socket.is_shut || (socket.drop_closes && socket.partner.is_some_and(is_last))
     }
 
     fn live(&self) -> Vec<usize> {
@@ -420,6 +434,10 @@ impl Stream for Wire {
             false => event,
         }
     }
+
+    fn drop_closes(&self) -> bool {
+        self.lock().sockets[self.1].drop_closes
+    }
 }
 
 impl mio::event::Source for Wire {
@@ -450,11 +468,15 @@ impl mio::event::Source for Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         let mut world = self.lock();
+        let is_ended = world.is_ended_by_now(self.1);
         let socket = &mut world.sockets[self.1];
         assert!(!std::mem::replace(&mut socket.is_dropped, true));
+        if socket.drop_closes {
+            socket.token = None;
+        }
         assert!(std::thread::panicking() || socket.token.is_none(), "dropped before it was deregistered");
         if !socket.is_aborted {
-            assert!(socket.end_was_read && socket.is_shut, "a cut that looks like an end");
+            assert!(socket.end_was_read && is_ended, "a cut that looks like an end");
         }
     }
 }
@@ -564,7 +586,9 @@ impl Observer for Eye {
         let active_at = client.active_at.max(backend.map_or(client.active_at, |backend| backend.active_at));
         let is_over = |limit: Option<&Instant>| limit.is_some_and(|limit| *limit <= now);
         let fits = match ended.reason {
-            EndReason::Finished => client.is_shut && backend.is_some_and(|backend| backend.is_shut),
+            EndReason::Finished => client.partner.is_some_and(|backend| {
+                [client_of(ended.client.addr), backend].iter().all(|&socket| world.is_ended_by_now(socket))
+            }),
             EndReason::ClientFailed => client.is_reset,
             EndReason::BackendFailed => backend.is_some_and(|backend| backend.is_reset),
             EndReason::TargetRemoved => {
