@@ -94,17 +94,16 @@ impl Post {
 
 impl Sender {
     pub(crate) fn update(&self, set: BackendSet, vanished: Vanished) -> Result<Reply<Applied>, Error> {
-        let named = set.iter().map(|entry| entry.shared_target_name().clone()).collect();
         let mut mailbox = self.0.lock();
         if mailbox.run == Run::Over {
             return Err(Error::Stopped);
         }
-        let (earlier, promise) = match mailbox.update.take() {
-            Some((earlier, promise)) => (Some(earlier), promise),
-            None => (None, Promise::new()),
+        let (earlier, promise) = mailbox.update.take().unzip();
+        let merged = match &earlier {
+            Some(earlier) => earlier.then(set, vanished, &mailbox.targets),
+            None => MergedUpdate::new(set, vanished),
         };
-        let fates = earlier.as_ref().map(|earlier| &*earlier.fates);
-        let merged = MergedUpdate::merge(fates, set, &named, vanished, &mailbox.targets);
+        let promise = promise.unwrap_or_else(Promise::new);
         let answer = promise.answer.clone();
         mailbox.update = Some((merged, promise));
         let woken = self.0.wake(&mailbox);

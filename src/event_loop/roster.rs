@@ -1,5 +1,6 @@
 //! The backends in force: who is picked, what each was used for, and what an update does to the pairs.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::deadlines::after;
 use super::update::{Fate, MergedUpdate};
-use crate::backend::Entry;
+use crate::backend::{BackendSet, Entry};
 use crate::observe::{BackendStats, Usage};
 use crate::rotation::Rotation;
 
@@ -17,6 +18,8 @@ use crate::rotation::Rotation;
 /// arrays and a [`Reassignment`], by which each pair finds its new indices.
 pub(crate) struct Roster {
     rotation: Rotation,
+    /// The key served last, which outlives the backend it belonged to.
+    last_served: Option<Arc<str>>,
     /// In key order: the indices of the rotation.
     members: Vec<Member>,
     targets: Vec<Target>,
@@ -89,6 +92,45 @@ impl Reassignment {
     }
 }
 
+/// What an entry of a new set has from the member in force that had its key, which is known by its index.
+enum Heir {
+    Same(usize),
+    /// Its target is another.
+    Changed(usize),
+    Added,
+}
+
+impl Heir {
+    fn same_target(&self) -> Option<usize> {
+        match self {
+            Self::Same(index) => Some(*index),
+            Self::Changed(_) | Self::Added => None,
+        }
+    }
+}
+
+/// A target that a new set names under a key that did not have it: its indices before and after, if any.
+#[derive(Default)]
+struct Newcomer {
+    old: Option<usize>,
+    new: Option<usize>,
+}
+
+/// Looks up the newcomers of a set among the targets in force.
+fn newcomers<'a>(set: &'a BackendSet, heirs: &[Heir], old: &[Target]) -> HashMap<&'a Arc<str>, Newcomer> {
+    let entries = set.shared_entries().zip(heirs);
+    let names = entries.filter(|(_, heir)| heir.same_target().is_none()).map(|(entry, _)| entry.shared_target_name());
+    let mut newcomers: HashMap<_, _> = names.map(|name| (name, Newcomer::default())).collect();
+    if !newcomers.is_empty() {
+        for (index, target) in old.iter().enumerate() {
+            if let Some(newcomer) = newcomers.get_mut(&target.name) {
+                newcomer.old = Some(index);
+            }
+        }
+    }
+    newcomers
+}
+
 /// How the keys of two sets differ, for the log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
@@ -126,7 +168,14 @@ impl fmt::Display for Difference {
 
 impl Roster {
     pub(crate) fn new(rotation: Rotation) -> Self {
-        Self { rotation, members: Vec::new(), targets: Vec::new(), departed: Usage::default(), next_drain: None }
+        Self {
+            rotation,
+            last_served: None,
+            members: Vec::new(),
+            targets: Vec::new(),
+            departed: Usage::default(),
+            next_drain: None,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -143,41 +192,74 @@ impl Roster {
     }
 
     /// Takes over a new set. Every assignment has to be brought up to date before it is used again.
+    ///
+    /// With 10,000 backends this is mostly waiting for memory, so it looks at each name as seldom as it can: members are
+    /// matched by their order, and only targets that come in under another key are looked up by name.
     pub(crate) fn replace(&mut self, update: &MergedUpdate, now: Instant) -> (Reassignment, Difference) {
-        let retired = self.members.iter().map(|member| member.entry.clone()).collect();
-        let (targets, by_name) = self.replace_targets(update, now);
-        let (members, difference) = self.replace_members(update, &by_name);
-        self.rotation.replace(
-            self.members
-                .iter()
-                .map(|member| (member.entry.shared_key().clone(), member.entry.shared_target_name().clone())),
-        );
+        let heirs = self.heirs(&update.set);
+        let (targets, target_of) = self.replace_targets(update, &heirs, now);
+        let (members, retired, difference) = self.replace_members(update, &heirs, target_of);
+        let next = self
+            .last_served
+            .as_ref()
+            .map_or(0, |last| self.members.partition_point(|member| member.entry.shared_key() <= last));
+        self.rotation.replace(heirs.iter().map(Heir::same_target), next);
         (Reassignment { members, targets, _retired: retired }, difference)
     }
 
+    /// What each entry of a new set has from the members in force.
+    fn heirs(&self, set: &BackendSet) -> Vec<Heir> {
+        let mut old = self.members.iter().enumerate().peekable();
+        let heir = |entry: &Arc<Entry>| {
+            // Both are in key order: what lies before this key has left.
+            while let Some((index, member)) = old.peek() {
+                match member.entry.shared_key().cmp(entry.shared_key()) {
+                    Ordering::Less => old.next(),
+                    Ordering::Greater => break,
+                    Ordering::Equal if member.entry.shared_target_name() == entry.shared_target_name() => {
+                        return Heir::Same(*index);
+                    }
+                    Ordering::Equal => return Heir::Changed(*index),
+                };
+            }
+            Heir::Added
+        };
+        set.shared_entries().map(heir).collect()
+    }
+
     /// Makes the table of targets anew: first those of the set, then those that drain. Returns what became of the old,
-    /// and the indices of the set's targets.
-    fn replace_targets<'a>(
+    /// and for each entry of the set the index of its target.
+    fn replace_targets(
         &mut self,
-        update: &'a MergedUpdate,
+        update: &MergedUpdate,
+        heirs: &[Heir],
         now: Instant,
-    ) -> (Vec<TargetVerdict>, HashMap<&'a Arc<str>, usize>) {
+    ) -> (Vec<TargetVerdict>, Vec<usize>) {
         let old = std::mem::take(&mut self.targets);
-        let mut by_name = HashMap::with_capacity(update.set.len());
-        for entry in &update.set {
-            by_name.entry(entry.shared_target_name()).or_insert_with(|| {
-                let name = entry.shared_target_name().clone();
-                self.targets.push(Target { name, open: 0, drain_until: None });
+        let mut newcomers = newcomers(&update.set, heirs, &old);
+        let mut successors = vec![None; old.len()];
+        let mut target_of = Vec::with_capacity(heirs.len());
+        for (entry, heir) in update.set.shared_entries().zip(heirs) {
+            let name = entry.shared_target_name();
+            let place = match heir {
+                Heir::Same(member) => &mut successors[self.members[*member].target],
+                Heir::Changed(_) | Heir::Added => match newcomers.entry(name).or_default() {
+                    Newcomer { old: Some(index), .. } => &mut successors[*index],
+                    Newcomer { new, .. } => new,
+                },
+            };
+            target_of.push(*place.get_or_insert_with(|| {
+                self.targets.push(Target { name: name.clone(), open: 0, drain_until: None });
                 self.targets.len() - 1
-            });
+            }));
         }
         let mut verdicts = Vec::with_capacity(old.len());
-        for (target, fate) in old.into_iter().zip(&update.fates) {
-            let named = by_name.get(&target.name);
-            verdicts.push(match (*fate, named) {
-                (Fate::Stay, Some(&index)) => {
-                    self.targets[index].open = target.open;
-                    TargetVerdict::Stay(index)
+        for (index, target) in old.into_iter().enumerate() {
+            let successor = successors[index];
+            verdicts.push(match (update.fate(index, successor.is_some()), successor) {
+                (Fate::Stay, Some(successor)) => {
+                    self.targets[successor].open = target.open;
+                    TargetVerdict::Stay(successor)
                 }
                 (Fate::Drain { limit, anew }, None) if target.open > 0 => {
                     let until = after(now, limit);
@@ -191,49 +273,42 @@ impl Roster {
             });
         }
         self.next_drain = self.targets.iter().filter_map(|target| target.drain_until).min();
-        (verdicts, by_name)
+        (verdicts, target_of)
     }
 
-    /// Makes the table of members anew, each with what its key has been used for. Returns where the old ones are now.
+    /// Makes the table of members anew, each with what its key has been used for. Returns where the old ones are now,
+    /// and their entries.
     fn replace_members(
         &mut self,
         update: &MergedUpdate,
-        target_index: &HashMap<&Arc<str>, usize>,
-    ) -> (Vec<Option<usize>>, Difference) {
-        let old = std::mem::replace(&mut self.members, Vec::with_capacity(update.set.len()));
-        let mut moved_to = Vec::with_capacity(old.len());
+        heirs: &[Heir],
+        target_of: Vec<usize>,
+    ) -> (Vec<Option<usize>>, Vec<Arc<Entry>>, Difference) {
+        let old = std::mem::replace(&mut self.members, Vec::with_capacity(heirs.len()));
+        let mut moved_to = vec![None; old.len()];
         let mut difference = Difference::default();
-        let mut old = old.into_iter().peekable();
-        let mut depart = |member: Member, moved_to: &mut Vec<Option<usize>>, difference: &mut Difference| {
-            self.departed.add(&member.usage);
-            moved_to.push(None);
-            difference.removed.push(member.entry.shared_key().clone());
-        };
-        for entry in update.set.shared_entries() {
-            // Both are in key order: what lies before this key has left.
-            while let Some(member) = old.next_if(|member| member.entry.shared_key() < entry.shared_key()) {
-                depart(member, &mut moved_to, &mut difference);
+        for ((entry, heir), target) in update.set.shared_entries().zip(heirs).zip(target_of) {
+            match heir {
+                Heir::Same(_) => {}
+                Heir::Changed(_) => difference.changed.push(entry.shared_key().clone()),
+                Heir::Added => difference.added.push(entry.shared_key().clone()),
             }
-            let usage = match old.next_if(|member| member.entry.shared_key() == entry.shared_key()) {
-                Some(same) => {
-                    moved_to.push(Some(self.members.len()));
-                    if same.entry.shared_target_name() != entry.shared_target_name() {
-                        difference.changed.push(entry.shared_key().clone());
-                    }
-                    same.usage
-                }
-                None => {
-                    difference.added.push(entry.shared_key().clone());
-                    Usage::default()
-                }
-            };
-            let target = target_index[entry.shared_target_name()];
+            let mut usage = Usage::default();
+            if let Heir::Same(index) | Heir::Changed(index) = *heir {
+                moved_to[index] = Some(self.members.len());
+                usage = old[index].usage;
+            }
             self.members.push(Member { entry: entry.clone(), target, usage });
         }
-        for member in old {
-            depart(member, &mut moved_to, &mut difference);
+        let mut retired = Vec::with_capacity(old.len());
+        for (member, moved_to) in old.into_iter().zip(&moved_to) {
+            if moved_to.is_none() {
+                self.departed.add(&member.usage);
+                difference.removed.push(member.entry.shared_key().clone());
+            }
+            retired.push(member.entry);
         }
-        (moved_to, difference)
+        (moved_to, retired, difference)
     }
 
     /// Picks a backend of which `is_candidate` says so, by key and target name.
@@ -242,8 +317,14 @@ impl Roster {
         now: Instant,
         is_candidate: impl Fn(&Arc<str>, &Arc<str>) -> bool,
     ) -> Option<Assignment> {
+        let members = &self.members;
+        let is_candidate = |index: usize| {
+            let entry = &members[index].entry;
+            is_candidate(entry.shared_key(), entry.shared_target_name())
+        };
         let index = self.rotation.pick(now, is_candidate)?;
-        let member = &self.members[index];
+        let member = &members[index];
+        self.last_served = Some(member.entry.shared_key().clone());
         Some(Assignment { entry: member.entry.clone(), member: Some(index), target: Some(member.target) })
     }
 
@@ -342,7 +423,72 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use super::super::update::Vanished;
     use super::*;
+    use crate::backend::TcpBackend;
+    use crate::rotation::{Ejection, Random};
+
+    /// A roster with these keys, each with a target of its own.
+    fn roster(keys: &[&str]) -> Roster {
+        let mut roster = Roster::new(Rotation::new(Ejection::default(), false, Random::new(1)));
+        set(&mut roster, keys);
+        roster
+    }
+
+    fn set(roster: &mut Roster, keys: &[&str]) {
+        let backend = |key: &&str| {
+            let port = u16::from_be_bytes([1, key.as_bytes()[0]]);
+            (key.to_string(), TcpBackend::new(([127, 0, 0, 1], port).into()))
+        };
+        let set = keys.iter().map(backend).collect();
+        roster.replace(&MergedUpdate::new(set, Vanished::Close), Instant::now());
+    }
+
+    fn picks(roster: &mut Roster, count: usize) -> String {
+        let now = Instant::now();
+        let pick = |_| roster.pick(now, |_, _| true).map_or("none".into(), |picked| picked.entry.key().to_owned());
+        (0..count).map(pick).collect()
+    }
+
+    #[test]
+    fn c2_1_a_change_of_the_set_skips_nobody_and_repeats_nobody() {
+        let mut roster = roster(&["b", "d", "f"]);
+        assert_eq!(picks(&mut roster, 2), "bd");
+        set(&mut roster, &["a", "b", "c", "d", "e", "f"]);
+        assert_eq!(picks(&mut roster, 2), "ef");
+        set(&mut roster, &["a", "b", "g"]); // the one served last is gone
+        assert_eq!(picks(&mut roster, 4), "gabg");
+        set(&mut roster, &[]);
+        assert_eq!(picks(&mut roster, 1), "none");
+        set(&mut roster, &["a", "h"]);
+        assert_eq!(picks(&mut roster, 2), "ha");
+    }
+
+    #[test]
+    fn c2_1_a_flapping_backend_starves_nobody() {
+        let mut roster = roster(&["a", "b", "c"]);
+        let mut counts = std::collections::BTreeMap::<String, u32>::new();
+        for round in 0..3000 {
+            set(&mut roster, if round % 5 < 2 { &["a", "b", "c"] } else { &["a", "c"] });
+            *counts.entry(picks(&mut roster, 1)).or_default() += 1;
+        }
+        let (a, b, c) = (counts["a"], counts["b"], counts["c"]);
+        assert!(a.abs_diff(c) <= 1 && a + b + c == 3000 && a >= 1000, "{counts:?}");
+    }
+
+    #[test]
+    fn c5_5_an_ejected_key_stays_so_wherever_it_stands_and_a_new_target_under_it_does_not() {
+        let now = Instant::now();
+        let mut roster = roster(&["b", "c"]);
+        let b = roster.pick(now, |_, _| true).unwrap();
+        assert!((0..3).any(|_| roster.backend_failed(&b, now).is_some()));
+        set(&mut roster, &["a", "b", "c"]);
+        let ejected = |roster: &Roster| roster.backend_stats(now).iter().map(|stats| stats.ejected).collect::<Vec<_>>();
+        assert_eq!(ejected(&roster), [false, true, false]);
+        let moved = BackendSet::from([("b", TcpBackend::new(([127, 0, 0, 1], 1).into()))]);
+        roster.replace(&MergedUpdate::new(moved, Vanished::Close), now);
+        assert_eq!(ejected(&roster), [false]);
+    }
 
     #[test]
     fn c8_3_a_difference_names_some_keys_of_each_kind_and_counts_the_rest() {

@@ -27,28 +27,30 @@ pub(crate) enum Vanished {
 /// An update to be applied, made of all that were given since the last one was.
 ///
 /// Its size is that of the sets: fates are kept for the targets that pairs can have, which the loop tells whenever it
-/// has applied an update.
+/// has applied an update. A lone update, the usual case, is judged by the loop and costs its sender nothing.
 #[derive(Debug)]
 pub(crate) struct MergedUpdate {
     pub(crate) set: BackendSet,
-    /// In the order of the targets in force; see [`merge`](Self::merge).
-    pub(crate) fates: Vec<Fate>,
+    vanished: Vanished,
+    /// What the updates before the last have made of the targets in force, in their order.
+    earlier: Option<Vec<Fate>>,
 }
 
 impl MergedUpdate {
-    /// An update that comes after those with these fates. `targets` are those that pairs can have, and `named` those
-    /// of the new set.
-    pub(crate) fn merge(
-        earlier: Option<&[Fate]>,
-        set: BackendSet,
-        named: &HashSet<Arc<str>>,
-        vanished: Vanished,
-        targets: &[Arc<str>],
-    ) -> Self {
-        let earlier = |index: usize| earlier.map(|fates| fates[index]);
-        let fate = |(index, target)| Fate::next(earlier(index), named.contains(target), vanished);
-        let fates = targets.iter().enumerate().map(fate).collect();
-        Self { set, fates }
+    pub(crate) fn new(set: BackendSet, vanished: Vanished) -> Self {
+        Self { set, vanished, earlier: None }
+    }
+
+    /// This one with another after it. `targets` are those that pairs can have.
+    pub(crate) fn then(&self, set: BackendSet, vanished: Vanished, targets: &[Arc<str>]) -> Self {
+        let named: HashSet<&Arc<str>> = self.set.iter().map(|entry| entry.shared_target_name()).collect();
+        let fate = |(index, target)| self.fate(index, named.contains(target));
+        Self { set, vanished, earlier: Some(targets.iter().enumerate().map(fate).collect()) }
+    }
+
+    /// What becomes of a target in force, of which the caller knows whether the set names it.
+    pub(crate) fn fate(&self, index: usize, is_named: bool) -> Fate {
+        Fate::next(self.earlier.as_ref().map(|fates| fates[index]), is_named, self.vanished)
     }
 }
 
@@ -81,8 +83,10 @@ mod tests {
     }
 
     fn merge(earlier: Option<MergedUpdate>, set: BackendSet, vanished: Vanished, targets: &[Arc<str>]) -> MergedUpdate {
-        let named = set.iter().map(|entry| entry.shared_target_name().clone()).collect();
-        MergedUpdate::merge(earlier.as_ref().map(|earlier| &*earlier.fates), set, &named, vanished, targets)
+        match earlier {
+            Some(earlier) => earlier.then(set, vanished, targets),
+            None => MergedUpdate::new(set, vanished),
+        }
     }
 
     /// The fate of `TARGET` after updates that name it or not.
@@ -93,7 +97,8 @@ mod tests {
             let names: &[&str] = if *is_named { &[TARGET] } else { &[] };
             merged = Some(merge(merged, set(names), *vanished, &targets));
         }
-        merged.unwrap().fates[1]
+        let is_named = updates.last().unwrap().0;
+        merged.unwrap().fate(1, is_named)
     }
 
     const WITH: (bool, Vanished) = (true, Vanished::Close);
@@ -137,6 +142,7 @@ mod tests {
         }
         let merged = merged.unwrap();
         assert_eq!(merged.set, set(&[TARGET]));
-        assert_eq!(merged.fates, [Fate::Close]);
+        assert_eq!(merged.fate(0, true), Fate::Close);
+        assert_eq!(merged.earlier.map(|fates| fates.len()), Some(1));
     }
 }
