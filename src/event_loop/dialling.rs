@@ -67,32 +67,28 @@ impl EventLoop {
                     warn!("cannot dial for now: {err}{withheld}");
                 }
             }
-            Err(err) => {
-                dialling.note_tried(&candidate.assignment);
-                self.attempt_failed(slot, candidate, &err, now);
-            }
+            Err(err) => self.attempt_failed(slot, candidate, &err, now),
             Ok((backend, preface)) => {
-                dialling.note_tried(&candidate.assignment);
                 let connecting = Connecting::new(backend, preface, candidate, now, &self.config.limits);
-                dialling.phase = Phase::Connecting(Box::new(connecting));
+                dialling.phase = Phase::Connecting(connecting);
             }
         }
     }
 
     /// Asks the backend's stream whether it is connected, if an event gave reason to.
-    fn check_connecting(&mut self, slot: usize, mut connecting: Box<Connecting>, now: Instant) {
+    fn check_connecting(&mut self, slot: usize, mut connecting: Connecting, now: Instant) {
         let checked = match std::mem::take(&mut connecting.is_to_be_checked) {
             true => connecting.backend.check_connect(),
             false => Ok(false),
         };
         match checked {
-            Ok(true) => self.establish(slot, *connecting, now),
+            Ok(true) => self.establish(slot, connecting, now),
             Ok(false) => {
                 let Some(dialling) = self.pairs.dialling(slot) else { return };
                 dialling.phase = Phase::Connecting(connecting);
             }
             Err(err) => {
-                let Connecting { backend, candidate, .. } = *connecting;
+                let Connecting { backend, candidate, .. } = connecting;
                 backend.cut(&self.registry);
                 self.attempt_failed(slot, candidate, &err, now);
             }
@@ -102,7 +98,7 @@ impl EventLoop {
     pub(super) fn attempt_timed_out(&mut self, slot: usize, now: Instant) {
         let Some(dialling) = self.pairs.dialling(slot) else { return };
         if let Phase::Connecting(connecting) = dialling.take_phase() {
-            let Connecting { backend, candidate, .. } = *connecting;
+            let Connecting { backend, candidate, .. } = connecting;
             backend.cut(&self.registry);
             self.attempt_failed(slot, candidate, &io::ErrorKind::TimedOut.into(), now);
         }
@@ -119,8 +115,9 @@ impl EventLoop {
         self.roster.dial_failed(&candidate.assignment);
         candidate.is_excused |= net::is_local_failure(err);
         candidate.attempt += 1;
+        let Stage::Dialling(dialling) = &mut pair.stage else { return };
+        dialling.note_tried(&candidate.assignment);
         if candidate.attempt < candidate.assignment.entry.backend().attempts() {
-            let Stage::Dialling(dialling) = &mut pair.stage else { return };
             dialling.phase = Phase::Dial(candidate);
         } else if !candidate.is_excused {
             self.backend_failed(&candidate.assignment, err, now);

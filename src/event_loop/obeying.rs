@@ -55,6 +55,7 @@ impl EventLoop {
                         continue;
                     }
                     if let Phase::Connecting(connecting) = dialling.take_phase() {
+                        dialling.note_tried(&connecting.candidate.assignment);
                         connecting.backend.cut(&self.registry);
                         applied.cancelled += 1;
                     }

@@ -94,7 +94,7 @@ pub(crate) enum Verdict {
 
 /// A client for whom a backend is being looked for.
 pub(crate) struct Dialling {
-    /// What was tried for this client, by key and target name.
+    /// What was tried for this client without success, by key and target name.
     tried: BTreeSet<(Arc<str>, Arc<str>)>,
     pub(crate) phase: Phase,
     give_up_at: Instant,
@@ -116,7 +116,7 @@ pub(crate) enum Phase {
     Dial(Candidate),
     /// As `Dial`, once there is a descriptor for it.
     Starving(Candidate),
-    Connecting(Box<Connecting>),
+    Connecting(Connecting),
 }
 
 /// A backend that is being tried for a client.
