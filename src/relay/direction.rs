@@ -4,6 +4,9 @@ use super::Side;
 
 /// The first read of a direction, and what its reads shrink to when the reader does not keep up. Most messages fit.
 const SMALLEST_READ: usize = 16 * 1024;
+/// After so many full reads in a row that were taken whole, reads are doubled. A kernel takes megabytes for a reader that
+/// has stalled from the start: with this it takes them in small reads, of which one gets stuck.
+const READS_TO_GROW: u32 = 16;
 
 /// One way through a pair.
 ///
@@ -24,6 +27,8 @@ pub(crate) struct Direction {
     /// How much to read at once: small until the reader has shown that it keeps up, so that many stalled connections
     /// do not hold many large buffers.
     read_size: usize,
+    /// Full reads in a row, of this size, that were taken whole.
+    full_reads: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +52,14 @@ pub(crate) enum Drive {
 impl Direction {
     /// A direction whose sink gets these bytes first.
     pub(crate) fn new(preface: Vec<u8>) -> Self {
-        Self { flow: Flow::Open, stuck: preface, delivered: 0, unflushed: false, read_size: SMALLEST_READ }
+        Self {
+            flow: Flow::Open,
+            stuck: preface,
+            delivered: 0,
+            unflushed: false,
+            read_size: SMALLEST_READ,
+            full_reads: 0,
+        }
     }
 
     /// Whether its source has ended its stream, which need not have been passed on yet.
@@ -129,9 +141,12 @@ impl Direction {
         }
         if !bytes.is_empty() {
             self.stuck = bytes.to_vec();
-            self.read_size = (self.read_size / 2).max(SMALLEST_READ);
+            (self.read_size, self.full_reads) = ((self.read_size / 2).max(SMALLEST_READ), 0);
         } else if filled_the_read {
-            self.read_size = (self.read_size * 2).min(largest.max(SMALLEST_READ));
+            self.full_reads += 1;
+            if self.full_reads == READS_TO_GROW {
+                (self.read_size, self.full_reads) = ((self.read_size * 2).min(largest.max(SMALLEST_READ)), 0);
+            }
         }
     }
 }
@@ -236,12 +251,14 @@ mod tests {
 
     #[test]
     fn c6_3_reads_grow_while_the_reader_keeps_up_and_shrink_when_it_does_not() {
-        let source = Script::new().reads((0..6).map(|_| Act::Data(pattern(1 << 20))));
-        let mut rig = Rig::new(source, Script::new().takes([usize::MAX, usize::MAX, usize::MAX, 5, 0]));
+        let source = Script::new().reads((0..6).map(|_| Act::Data(pattern(2 << 20))));
+        let mut sizes = vec![usize::MAX; 3 * READS_TO_GROW as usize];
+        sizes.extend([5, 0]);
+        let mut rig = Rig::new(source, Script::new().takes(sizes));
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
-        assert_eq!(rig.received().len(), (16 + 32 + 64) * 1024 + 5);
+        assert_eq!(rig.received().len(), READS_TO_GROW as usize * (16 + 32 + 64) * 1024 + 5);
         assert_eq!(rig.direction.stuck.len(), 64 * 1024 - 5, "at most one read of the largest size");
-        assert_eq!(rig.direction.read_size, 32 * 1024);
+        assert_eq!((rig.direction.read_size, rig.direction.full_reads), (32 * 1024, 0));
     }
 
     #[test]
