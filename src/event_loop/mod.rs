@@ -47,10 +47,14 @@ use crate::net::{Listener, Readiness, SocketOptions};
 use crate::observe::{EndReason, Ended, Observer, Stats, Summary};
 use crate::rotation::Rotation;
 
-/// How many bytes one direction moves in one turn at most, but for the read that passes this.
-const BYTES_PER_DIRECTION: usize = 1 << 20;
-/// How much one turn does at most, in bytes moved or what takes as long: see the costs below.
-const WORK_PER_TURN: u64 = 8 << 20;
+/// How much one turn does at most, in bytes moved or what takes as long: see the costs below. Whoever comes while it is
+/// at work waits for its end.
+const WORK_PER_TURN: u64 = 2 << 20;
+/// What one direction moves in one turn at most: its share of the turn, but no less than this, since small moves are
+/// costly, …
+const SMALLEST_SHARE: usize = 64 << 10;
+/// … and no more than this.
+const LARGEST_SHARE: usize = WORK_PER_TURN as usize / 2;
 /// What a drive costs besides the bytes: a few system calls, about as long as these bytes take.
 const DRIVE_COST: u64 = 8 << 10;
 /// What it costs to begin a dial: a turn begins no more of them than it accepts clients.
@@ -222,17 +226,19 @@ impl EventLoop {
     /// Drives the pairs that were queued up to now, until the turn's work is done; the rest stay in the queue.
     fn drive_queue(&mut self, now: Instant) {
         let mut work = 0;
-        for _ in 0..self.pairs.queue_len() {
+        let queued = self.pairs.queue_len();
+        let share = (LARGEST_SHARE / queued.max(1)).max(SMALLEST_SHARE);
+        for _ in 0..queued {
             if work >= WORK_PER_TURN {
                 return;
             }
             let Some(slot) = self.pairs.dequeue() else { return };
-            work += self.drive(slot, now);
+            work += self.drive(slot, share, now);
         }
     }
 
     /// Does what a pair has to do, and returns how much work that was.
-    fn drive(&mut self, slot: usize, now: Instant) -> u64 {
+    fn drive(&mut self, slot: usize, share: usize, now: Instant) -> u64 {
         let mut work = DRIVE_COST;
         if let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.get_mut(slot) {
             if dialling.is_about_to_dial() {
@@ -240,15 +246,16 @@ impl EventLoop {
             }
             self.proceed_dialling(slot, now);
         }
-        work + self.relay(slot, now)
+        work + self.relay(slot, share, now)
     }
 
-    /// Moves bytes, if the pair is connected by now, and returns how many.
-    fn relay(&mut self, slot: usize, now: Instant) -> u64 {
+    /// Moves bytes, up to a share each way, if the pair is connected by now; and returns how many.
+    fn relay(&mut self, slot: usize, share: usize, now: Instant) -> u64 {
         let Some(pair) = self.pairs.get_mut(slot) else { return 0 };
         let Stage::Relaying(relaying) = &mut pair.stage else { return 0 };
         let before = (relaying.bytes_up, relaying.bytes_down);
-        let progress = relaying.drive(&mut pair.client, &mut self.scratch, BYTES_PER_DIRECTION, now);
+        let largest_read = share.min(self.scratch.len());
+        let progress = relaying.drive(&mut pair.client, &mut self.scratch[..largest_read], share, now);
         let (up, down) = (relaying.bytes_up - before.0, relaying.bytes_down - before.1);
         self.totals.bytes_up += up;
         self.totals.bytes_down += down;

@@ -918,7 +918,7 @@ fn c3_10_what_a_peer_sent_before_its_reset_goes_on_as_far_as_the_other_side_take
 
 #[test]
 fn c3_10_what_was_sent_before_a_reset_goes_on_though_it_is_more_than_a_turns_share() {
-    const LEN: usize = 3 * BYTES_PER_DIRECTION;
+    const LEN: usize = 3 * LARGEST_SHARE;
     let reset = Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() };
     let backend = Scripted::new("a").then(connects()).then(connects());
     let mut rig = Rig::new(&[("a", &backend)]);
@@ -1002,12 +1002,12 @@ fn c6_6_a_flood_leaves_room_for_others_and_for_updates() {
     let of = |seen: &Seen| (seen.token().unwrap(), READABLE);
     let next = rig.turn(&[of(&source), of(&answer)]);
     assert_eq!(modest.written(), b"hello");
-    assert!(greedy.written().len() <= 2 * BYTES_PER_DIRECTION);
+    assert!(greedy.written().len() <= 2 * LARGEST_SHARE);
     assert_eq!(next, Some(rig.now), "the rest needs no event");
     let update = rig.submit(&[]);
     rig.turn(COMMANDED);
     assert_eq!(update.poll().unwrap().unwrap().closed, 2);
-    assert!(greedy.written().len() <= 3 * BYTES_PER_DIRECTION);
+    assert!(greedy.written().len() <= 3 * LARGEST_SHARE);
 }
 
 #[test]
@@ -1027,18 +1027,18 @@ fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
 fn c6_5_a_pair_that_a_full_turn_has_left_unread_is_not_idle() {
     let limits = Limits { idle_timeout: Some(10 * SECOND), ..LIMITS };
     let mut backend = Scripted::new("a");
-    for _ in 0..10 {
+    for _ in 0..50 {
         backend = backend.then(connects());
     }
     let mut rig = Rig::with(limits, 99, &[("a", &backend)]);
-    let pairs: Vec<_> = (0..10).map(|_| rig.pair(Script::new(), &backend)).collect();
+    let pairs: Vec<_> = (0..50).map(|_| rig.pair(Script::new(), &backend)).collect();
     rig.now += 10 * SECOND;
     for (index, (_, server)) in pairs.iter().enumerate() {
-        let len = if index < 9 { BYTES_PER_DIRECTION } else { 1 };
+        let len = if index < 49 { SMALLEST_SHARE } else { 1 };
         server.then_reads([Act::Data(vec![7; len]), Act::Block]);
     }
     let events: Vec<_> = pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
-    let (last, _) = &pairs[9];
+    let (last, _) = &pairs[49];
     rig.turn(&events);
     assert_eq!(last.written(), b"", "the turn was not full");
     rig.settle(&[]);
