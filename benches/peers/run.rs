@@ -1,0 +1,159 @@
+//! A run: what was asked for, round by round, and its report.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::Fallible;
+use crate::contenders::{self, Contender};
+use crate::machine::Machine;
+use crate::measure::Counter;
+use crate::process::Cores;
+use crate::results::Results;
+use crate::scenarios::{Lab, Scenario, Sizes};
+use crate::{network, report};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How often each is measured; the medians are reported
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// What to measure [default: all]
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Scenario>,
+    /// Whom to measure, by the names in the table [default: all]
+    #[arg(long, value_delimiter = ',')]
+    contenders: Vec<String>,
+    /// One round of very little, to see that it works
+    #[arg(long)]
+    quick: bool,
+}
+
+impl Options {
+    fn rounds(&self) -> usize {
+        if self.quick { 1 } else { self.rounds }
+    }
+
+    fn scenarios(&self) -> Vec<Scenario> {
+        use clap::ValueEnum;
+        let all = Scenario::value_variants().iter().copied();
+        all.filter(|scenario| self.only.is_empty() || self.only.contains(scenario)).collect()
+    }
+
+    fn wants(&self, contender: &Contender) -> bool {
+        self.contenders.is_empty() || self.contenders.iter().any(|name| name == contender.name)
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Fallible<()> {
+    let mut contenders = contenders::find(&build_tinylb()?);
+    contenders.retain(|contender| options.wants(contender));
+    // Before any thread is started: only the one that asks is moved.
+    if let Err(err) = network::move_to_own() {
+        eprintln!("no network of its own, so other traffic and this machine's settings may blur figures: {err}");
+    }
+    let lab = Lab {
+        cores: Cores::divide(),
+        sizes: if options.quick { Sizes::QUICK } else { Sizes::FULL },
+        counter: Counter::find(),
+        pairs: make_room()?,
+    };
+    if lab.cores.proxy.is_empty() {
+        eprintln!("there is no core for the proxy alone: throughput and latencies will mean little");
+    }
+    let mut results = Results::default();
+    let failures = measure(options, &lab, &contenders, &mut results);
+    let command = command_line();
+    println!("{}", report::heading(&Machine::look(), &contenders, options.rounds(), &command));
+    let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
+    println!("{}", report::figures(&results, &names));
+    println!(
+        "tinylb relative to each other one, medians of the ratios within a round:\n\n{}",
+        report::ratios(&results, "tinylb", &names)
+    );
+    if failures == 0 { Ok(()) } else { Err(format!("{failures} measurements failed").into()) }
+}
+
+fn command_line() -> String {
+    let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let separator = if args.is_empty() { "" } else { " -- " };
+    format!("cargo bench --bench peers{separator}{}", args.join(" "))
+}
+
+/// How many pairs the descriptors that there may be suffice for, more than any measurement has if possible.
+fn make_room() -> Fallible<usize> {
+    let (wanted, enough) = (50_000, 18_500);
+    if rlimit::setrlimit(rlimit::Resource::NOFILE, wanted, wanted).is_err() {
+        let limit = rlimit::increase_nofile_limit(wanted)?;
+        if limit < enough {
+            eprintln!("no more than {limit} descriptors for a process: what needs {enough} is left out");
+        }
+    }
+    // Each takes two descriptors, and the proxy some for itself.
+    let (limit, _) = rlimit::getrlimit(rlimit::Resource::NOFILE)?;
+    Ok(limit.saturating_sub(200) as usize / 2)
+}
+
+/// How many measurements failed.
+fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut Results) -> usize {
+    let mut failures = 0;
+    let mut progress = Progress { begun: Instant::now(), done: 0, total: 0 };
+    let scenarios = options.scenarios();
+    let mut plan = Vec::new();
+    for round in 1..=options.rounds() {
+        for &scenario in scenarios.iter().filter(|scenario| scenario.is_due(round)) {
+            let mut turns: Vec<_> = contenders.iter().filter(|contender| scenario.concerns(contender)).collect();
+            // Nobody always comes after the same.
+            let first = round % turns.len().max(1);
+            turns.rotate_left(first);
+            plan.extend(turns.into_iter().map(|contender| (round, scenario, contender)));
+        }
+    }
+    progress.total = plan.len();
+    for (round, scenario, contender) in plan {
+        progress.tell(&format!("round {round} of {}: {}, {}", options.rounds(), scenario.name(), contender.name));
+        match scenario.run(lab, contender) {
+            Ok(figures) => figures.into_iter().for_each(|(row, figure)| results.add(row, contender.name, figure)),
+            Err(err) => {
+                eprintln!("{} of {} failed: {err}", scenario.name(), contender.name);
+                failures += 1;
+            }
+        }
+    }
+    failures
+}
+
+struct Progress {
+    begun: Instant,
+    done: usize,
+    total: usize,
+}
+
+impl Progress {
+    fn tell(&mut self, what: &str) {
+        let each = self.begun.elapsed().checked_div(self.done as u32).unwrap_or(Duration::ZERO);
+        let left = each * (self.total - self.done) as u32;
+        self.done += 1;
+        eprintln!("{:3}/{} {what} ({} s left)", self.done, self.total, left.as_secs());
+    }
+}
+
+/// cargo bench builds no examples.
+fn build_tinylb() -> Fallible<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let output = Command::new(cargo)
+        .args(["build", "--release", "--example", "tinylb", "--message-format", "json-render-diagnostics"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err("the example tinylb does not build".into());
+    }
+    let messages = String::from_utf8(output.stdout)?;
+    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = artifacts.filter(|artifact| artifact["target"]["name"] == "tinylb");
+    let program = programs.find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
+    Ok(program.ok_or("cargo does not say where it put the example tinylb")?)
+}
