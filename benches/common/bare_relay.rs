@@ -1,11 +1,11 @@
-//! The floor: what any relay over epoll must spend at least. It has no feature, handles no error, and ends a pair at
-//! the first end of stream.
+//! The floor: what any relay over epoll must spend at least. It has no feature and handles no error: it moves bytes,
+//! passes on the end of a stream, and closes when both have ended.
 //!
 //! Each socket is registered once, edge-triggered; a read that did not fill the scratch buffer has drained the socket;
 //! closing is what deregisters. Nothing is allocated for a pair but its slot, and what its reader did not take.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
@@ -46,6 +46,7 @@ struct Side {
     stream: TcpStream,
     /// What this side has yet to take. While there is any, the other side is not read.
     stuck: Vec<u8>,
+    has_ended: bool,
 }
 
 impl Relay {
@@ -56,7 +57,8 @@ impl Relay {
             let backend = TcpStream::connect(backend)?;
             let slot = self.pairs.vacant_entry();
             let key = slot.key();
-            let pair = slot.insert([client, backend].map(|stream| Side { stream, stuck: Vec::new() }));
+            let pair =
+                slot.insert([client, backend].map(|stream| Side { stream, stuck: Vec::new(), has_ended: false }));
             for (index, side) in pair.iter_mut().enumerate() {
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 self.poll.registry().register(&mut side.stream, Token(key * 2 + index), interest)?;
@@ -76,17 +78,21 @@ impl Relay {
         if event.is_readable() && outcome.is_ok() {
             outcome = relay(this, other, &mut self.scratch, event.is_read_closed());
         }
-        if outcome.is_err() {
+        if outcome.is_err() || (this.has_ended && other.has_ended) {
             self.pairs.remove(key);
         }
     }
 }
 
-/// Moves what there is, until `from` is drained or `to` takes no more. The end of the stream is an error.
+/// Moves what there is, until `from` is drained or `to` takes no more, and passes on the end.
 fn relay(from: &mut Side, to: &mut Side, scratch: &mut [u8], until_blocked: bool) -> io::Result<()> {
-    while to.stuck.is_empty() {
+    while to.stuck.is_empty() && !from.has_ended {
         let read = match from.stream.read(scratch) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => {
+                from.has_ended = true;
+                // What is closed next needs no call of its own.
+                return if to.has_ended { Ok(()) } else { to.stream.shutdown(Shutdown::Write) };
+            }
             Ok(read) => read,
             Err(err) => return unless_blocked(err),
         };
