@@ -8,6 +8,7 @@ use log::{debug, warn};
 use super::EventLoop;
 use super::accepting::ACCEPTS_PER_TURN;
 use super::pair::{Candidate, Connecting, Dialling, Phase, Relaying, Stage};
+use super::pair_table::Lane;
 use super::roster::Assignment;
 use super::token::End;
 use crate::backend::{Dial, DialRequest};
@@ -122,7 +123,7 @@ impl EventLoop {
         } else if !candidate.is_excused {
             self.backend_failed(&candidate.assignment, err, now);
         }
-        self.pairs.enqueue(slot);
+        self.pairs.enqueue(slot, Lane::Ready);
     }
 
     fn backend_failed(&mut self, assignment: &Assignment, err: &io::Error, now: Instant) {

@@ -39,7 +39,7 @@ use self::deadlines::Deadlines;
 use self::door::Door;
 pub(crate) use self::pair::Limits;
 use self::pair::{Pair, Phase, Progress, Stage};
-use self::pair_table::PairTable;
+use self::pair_table::{Lane, PairTable};
 use self::roster::Roster;
 use self::throttle::Throttle;
 use self::token::{End, PairToken, Source};
@@ -47,14 +47,11 @@ use crate::net::{Listener, Readiness, SocketOptions};
 use crate::observe::{EndReason, Ended, Observer, Stats, Summary};
 use crate::rotation::Rotation;
 
-/// How much one turn does at most, in bytes moved or what takes as long: see the costs below. Whoever comes while it is
-/// at work waits for its end.
-const WORK_PER_TURN: u64 = 2 << 20;
-/// What one direction moves in one turn at most: its share of the turn, but no less than this, since small moves are
-/// costly, …
-const SMALLEST_SHARE: usize = 64 << 10;
-/// … and no more than this.
-const LARGEST_SHARE: usize = WORK_PER_TURN as usize / 2;
+/// How many bytes one direction moves in one turn at most, but for the read that passes this.
+const BYTES_PER_DIRECTION: usize = 512 << 10;
+/// How much one turn does, in bytes moved or what takes as long: see the costs below. It ends with the drive that passes
+/// this. Whoever becomes ready meanwhile waits for its end.
+const WORK_PER_TURN: u64 = 1 << 20;
 /// What a drive costs besides the bytes: a few system calls, about as long as these bytes take.
 const DRIVE_COST: u64 = 8 << 10;
 /// What it costs to begin a dial: a turn begins no more of them than it accepts clients.
@@ -184,7 +181,7 @@ impl EventLoop {
 
     fn next_turn(&self, now: Instant) -> Option<Instant> {
         let may_feed = !self.starving.is_empty() && self.door.paused_until().is_none();
-        if self.pairs.queue_len() > 0 || self.may_accept() || may_feed {
+        if self.pairs.has_queued() || self.may_accept() || may_feed {
             return Some(now);
         }
         let drain_limit = match self.life {
@@ -218,27 +215,37 @@ impl EventLoop {
                 return; // nothing else concerns a client while its backend is not connected
             }
         }
-        self.pairs.enqueue(token.slot);
+        self.pairs.enqueue(token.slot, Lane::Ready);
     }
 }
 
 impl EventLoop {
-    /// Drives the pairs that were queued up to now, until the turn's work is done; the rest stay in the queue.
+    /// Drives the pairs that have something to do by now, until the turn's work is done; the rest stay queued.
+    ///
+    /// Those that events have made ready come before those that had more to move than they may in a turn: so a small
+    /// message passes by any number of bulk transfers, which can therefore move much at a time. One of the latter goes
+    /// on in any turn, however many are ready.
     fn drive_queue(&mut self, now: Instant) {
         let mut work = 0;
-        let queued = self.pairs.queue_len();
-        let share = (LARGEST_SHARE / queued.max(1)).max(SMALLEST_SHARE);
-        for _ in 0..queued {
+        let unfinished = self.pairs.queue_len(Lane::Unfinished);
+        for _ in 0..self.pairs.queue_len(Lane::Ready) {
             if work >= WORK_PER_TURN {
-                return;
+                break;
             }
-            let Some(slot) = self.pairs.dequeue() else { return };
-            work += self.drive(slot, share, now);
+            let Some(slot) = self.pairs.dequeue(Lane::Ready) else { break };
+            work += self.drive(slot, now);
+        }
+        for turn in 0..unfinished {
+            if work >= WORK_PER_TURN && turn > 0 {
+                break;
+            }
+            let Some(slot) = self.pairs.dequeue(Lane::Unfinished) else { break };
+            work += self.drive(slot, now);
         }
     }
 
     /// Does what a pair has to do, and returns how much work that was.
-    fn drive(&mut self, slot: usize, share: usize, now: Instant) -> u64 {
+    fn drive(&mut self, slot: usize, now: Instant) -> u64 {
         let mut work = DRIVE_COST;
         if let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.get_mut(slot) {
             if dialling.is_about_to_dial() {
@@ -246,16 +253,15 @@ impl EventLoop {
             }
             self.proceed_dialling(slot, now);
         }
-        work + self.relay(slot, share, now)
+        work + self.relay(slot, now)
     }
 
-    /// Moves bytes, up to a share each way, if the pair is connected by now; and returns how many.
-    fn relay(&mut self, slot: usize, share: usize, now: Instant) -> u64 {
+    /// Moves bytes, if the pair is connected by now, and returns how many.
+    fn relay(&mut self, slot: usize, now: Instant) -> u64 {
         let Some(pair) = self.pairs.get_mut(slot) else { return 0 };
         let Stage::Relaying(relaying) = &mut pair.stage else { return 0 };
         let before = (relaying.bytes_up, relaying.bytes_down);
-        let largest_read = share.min(self.scratch.len());
-        let progress = relaying.drive(&mut pair.client, &mut self.scratch[..largest_read], share, now);
+        let progress = relaying.drive(&mut pair.client, &mut self.scratch, BYTES_PER_DIRECTION, now);
         let (up, down) = (relaying.bytes_up - before.0, relaying.bytes_down - before.1);
         self.totals.bytes_up += up;
         self.totals.bytes_down += down;
@@ -264,7 +270,7 @@ impl EventLoop {
             Progress::Waiting => self.remind(slot),
             Progress::Unfinished => {
                 self.remind(slot);
-                self.pairs.enqueue(slot);
+                self.pairs.enqueue(slot, Lane::Unfinished);
             }
             Progress::Over(reason) => self.end(slot, reason, now),
         }

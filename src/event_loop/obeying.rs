@@ -7,6 +7,7 @@ use log::{info, warn};
 use super::command::Stop;
 use super::deadlines::after;
 use super::pair::{Phase, Stage};
+use super::pair_table::Lane;
 use super::{EventLoop, Life};
 use crate::observe::{Applied, EndReason, Stats};
 
@@ -60,7 +61,7 @@ impl EventLoop {
                         applied.cancelled += 1;
                     }
                     if self.roster.has_candidate(|key, target_name| !dialling.has_tried(key, target_name)) {
-                        self.pairs.enqueue(slot);
+                        self.pairs.enqueue(slot, Lane::Ready);
                     } else {
                         self.refuse(slot, now); // in this step, so that "applied" means it for this client too
                     }

@@ -7,21 +7,31 @@ use slab::Slab;
 use super::pair::{Dialling, Pair, Stage};
 use super::token::{MAX_PAIRS, PairToken};
 
-/// The pairs by slot, and the queue of those to be driven.
+/// The pairs by slot, and the queues of those to be driven.
 ///
 /// Closing is not freeing: a pair that was taken out leaves its slot until [`reap`](Self::reap), so that no event that
 /// is already in hand reaches a newcomer.
 #[derive(Default)]
 pub(crate) struct PairTable {
     slots: Slab<Slot>,
-    queue: VecDeque<usize>,
+    ready: VecDeque<usize>,
+    unfinished: VecDeque<usize>,
     vacated: Vec<usize>,
+}
+
+/// Why a pair is to be driven, which is one of two queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Something has given it something to do.
+    Ready,
+    /// It had more to do than one may in a turn.
+    Unfinished,
 }
 
 struct Slot {
     token: PairToken,
     pair: Option<Pair>,
-    /// Whether the slot is in the queue, where it is at most once.
+    /// Whether the slot is in one of the queues: in one at most, and once.
     is_queued: bool,
 }
 
@@ -80,11 +90,11 @@ impl PairTable {
     }
 
     /// Queues a pair to be driven, if it is not queued already.
-    pub(crate) fn enqueue(&mut self, slot: usize) {
+    pub(crate) fn enqueue(&mut self, slot: usize, lane: Lane) {
         if let Some(entry) = self.slots.get_mut(slot) {
             if !entry.is_queued && entry.pair.is_some() {
                 entry.is_queued = true;
-                self.queue.push_back(slot);
+                self.lane(lane).push_back(slot);
             }
         }
     }
@@ -93,18 +103,30 @@ impl PairTable {
         self.slots.get(slot).is_some_and(|slot| slot.is_queued)
     }
 
-    /// How many slots are queued.
-    pub(crate) fn queue_len(&self) -> usize {
-        self.queue.len()
+    /// Whether any slot is queued.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.ready.is_empty() || !self.unfinished.is_empty()
     }
 
-    /// The next slot to be driven, whose pair may be gone by now.
-    pub(crate) fn dequeue(&mut self) -> Option<usize> {
-        let slot = self.queue.pop_front()?;
+    /// How many slots are queued in a lane.
+    pub(crate) fn queue_len(&mut self, lane: Lane) -> usize {
+        self.lane(lane).len()
+    }
+
+    /// The next slot of a lane, whose pair may be gone by now.
+    pub(crate) fn dequeue(&mut self, lane: Lane) -> Option<usize> {
+        let slot = self.lane(lane).pop_front()?;
         if let Some(entry) = self.slots.get_mut(slot) {
             entry.is_queued = false;
         }
         Some(slot)
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut VecDeque<usize> {
+        match lane {
+            Lane::Ready => &mut self.ready,
+            Lane::Unfinished => &mut self.unfinished,
+        }
     }
 
     /// Frees the slots of the pairs that were taken out. One that is still queued waits for its turn in the queue,
@@ -152,24 +174,26 @@ mod tests {
     fn a_pair_is_queued_once_however_often_it_is_asked_for_and_not_after_its_end() {
         let mut table = PairTable::default();
         let slot = table.insert(pair(0)).slot;
-        table.enqueue(slot);
-        table.enqueue(slot);
-        assert_eq!((table.queue_len(), table.dequeue()), (1, Some(slot)));
+        table.enqueue(slot, Lane::Ready);
+        table.enqueue(slot, Lane::Ready);
+        table.enqueue(slot, Lane::Unfinished);
+        assert_eq!(table.queue_len(Lane::Unfinished), 0);
+        assert_eq!((table.queue_len(Lane::Ready), table.dequeue(Lane::Ready)), (1, Some(slot)));
         table.take(slot);
-        table.enqueue(slot);
-        assert_eq!(table.dequeue(), None);
+        table.enqueue(slot, Lane::Ready);
+        assert_eq!(table.dequeue(Lane::Ready), None);
     }
 
     #[test]
     fn a_slot_that_is_still_queued_gets_no_tenant_and_its_last_one_counts_no_more() {
         let mut table = PairTable::default();
         let slot = table.insert(pair(0)).slot;
-        table.enqueue(slot);
+        table.enqueue(slot, Lane::Ready);
         table.take(slot);
         table.reap();
         assert_eq!(table.len(), 0);
         assert_ne!(table.insert(pair(1)).slot, slot);
-        assert_eq!((table.dequeue(), table.len()), (Some(slot), 1));
+        assert_eq!((table.dequeue(Lane::Ready), table.len()), (Some(slot), 1));
         table.reap();
         assert_eq!(table.insert(pair(2)).slot, slot);
     }

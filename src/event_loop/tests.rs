@@ -918,7 +918,7 @@ fn c3_10_what_a_peer_sent_before_its_reset_goes_on_as_far_as_the_other_side_take
 
 #[test]
 fn c3_10_what_was_sent_before_a_reset_goes_on_though_it_is_more_than_a_turns_share() {
-    const LEN: usize = 3 * LARGEST_SHARE;
+    const LEN: usize = 3 * BYTES_PER_DIRECTION;
     let reset = Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() };
     let backend = Scripted::new("a").then(connects()).then(connects());
     let mut rig = Rig::new(&[("a", &backend)]);
@@ -1002,12 +1002,51 @@ fn c6_6_a_flood_leaves_room_for_others_and_for_updates() {
     let of = |seen: &Seen| (seen.token().unwrap(), READABLE);
     let next = rig.turn(&[of(&source), of(&answer)]);
     assert_eq!(modest.written(), b"hello");
-    assert!(greedy.written().len() <= 2 * LARGEST_SHARE);
+    assert!(greedy.written().len() <= 2 * BYTES_PER_DIRECTION);
     assert_eq!(next, Some(rig.now), "the rest needs no event");
     let update = rig.submit(&[]);
     rig.turn(COMMANDED);
     assert_eq!(update.poll().unwrap().unwrap().closed, 2);
-    assert!(greedy.written().len() <= 3 * LARGEST_SHARE);
+    assert!(greedy.written().len() <= 3 * BYTES_PER_DIRECTION);
+}
+
+/// A rig with as many pairs, as their clients and backends.
+fn crowd(count: usize) -> (Rig, Vec<(Seen, Seen)>) {
+    let backend = (0..count).fold(Scripted::new("a"), |backend, _| backend.then(connects()));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let pairs = (0..count).map(|_| rig.pair(Script::new(), &backend)).collect();
+    (rig, pairs)
+}
+
+#[test]
+fn c6_6_a_small_message_does_not_wait_for_the_bulk_transfers_before_it() {
+    let (mut rig, pairs) = crowd(20);
+    for (_, server) in &pairs[1..] {
+        server.then_reads((0..24).map(|_| Act::Data(vec![7; 128 << 10])));
+        rig.turn(&[(server.token().unwrap(), READABLE)]);
+    }
+    assert!(rig.event_loop.pairs.queue_len(Lane::Unfinished) > 10, "nothing to wait for");
+    let (client, server) = &pairs[0];
+    server.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
+    let moved = rig.event_loop.totals.bytes_down;
+    rig.turn(&[(server.token().unwrap(), READABLE)]);
+    assert_eq!(client.written(), b"hello");
+    assert!(rig.event_loop.totals.bytes_down - moved < 2 * WORK_PER_TURN, "a long turn");
+}
+
+#[test]
+fn c6_6_a_bulk_transfer_goes_on_however_many_small_messages_there_are() {
+    let (mut rig, pairs) = crowd(500);
+    let (client, server) = &pairs[0];
+    server.then_reads((0..100).map(|_| Act::Data(vec![7; 128 << 10])));
+    rig.turn(&[(server.token().unwrap(), READABLE)]);
+    for _ in 0..10 {
+        let written = client.written().len();
+        let spurious: Vec<_> = pairs[1..].iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
+        rig.turn(&spurious);
+        assert!(rig.event_loop.pairs.queue_len(Lane::Ready) > 0, "the turn was not full");
+        assert!(client.written().len() > written, "starved");
+    }
 }
 
 #[test]
@@ -1018,7 +1057,7 @@ fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
     rig.settle(&[(token::LISTENER, READABLE)]);
     let spurious: Vec<_> = backend.dialled().iter().map(|seen| (seen.token().unwrap(), READABLE)).collect();
     let next = rig.turn(&spurious);
-    let left = rig.event_loop.pairs.queue_len();
+    let left = rig.event_loop.pairs.queue_len(Lane::Ready);
     assert!((1..1500).contains(&left), "{left} are left");
     assert_eq!(next, Some(rig.now), "the rest needs no event");
 }
@@ -1027,18 +1066,18 @@ fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
 fn c6_5_a_pair_that_a_full_turn_has_left_unread_is_not_idle() {
     let limits = Limits { idle_timeout: Some(10 * SECOND), ..LIMITS };
     let mut backend = Scripted::new("a");
-    for _ in 0..50 {
+    for _ in 0..10 {
         backend = backend.then(connects());
     }
     let mut rig = Rig::with(limits, 99, &[("a", &backend)]);
-    let pairs: Vec<_> = (0..50).map(|_| rig.pair(Script::new(), &backend)).collect();
+    let pairs: Vec<_> = (0..10).map(|_| rig.pair(Script::new(), &backend)).collect();
     rig.now += 10 * SECOND;
     for (index, (_, server)) in pairs.iter().enumerate() {
-        let len = if index < 49 { SMALLEST_SHARE } else { 1 };
+        let len = if index < 9 { BYTES_PER_DIRECTION } else { 1 };
         server.then_reads([Act::Data(vec![7; len]), Act::Block]);
     }
     let events: Vec<_> = pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
-    let (last, _) = &pairs[49];
+    let (last, _) = &pairs[9];
     rig.turn(&events);
     assert_eq!(last.written(), b"", "the turn was not full");
     rig.settle(&[]);
