@@ -38,6 +38,14 @@ impl Deadlines {
         }
     }
 
+    /// Forgets all slots from this number on, which have no pair, and gives their memory back.
+    pub(crate) fn shrink(&mut self, slots: usize) {
+        self.armed.truncate(slots);
+        self.armed.shrink_to_fit();
+        self.queue.retain(|Reverse((_, slot))| *slot < slots);
+        self.queue.shrink_to_fit();
+    }
+
     /// The next slot whose pair is to be asked by now. Its reminder is used up.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<usize> {
         while let Some(&Reverse((at, slot))) = self.queue.peek() {
@@ -111,6 +119,18 @@ mod tests {
             assert_eq!(due(&mut deadlines, soon), [0]);
         }
         assert!(deadlines.queue.len() <= 70, "{} reminders for one slot", deadlines.queue.len());
+    }
+
+    #[test]
+    fn c9_1_slots_that_are_no_more_take_no_memory() {
+        let (mut deadlines, start) = (Deadlines::default(), Instant::now());
+        for slot in 0..1000 {
+            deadlines.remind(slot, start + Duration::from_secs(1));
+        }
+        deadlines.shrink(2);
+        assert!(deadlines.armed.capacity() < 1000 && deadlines.queue.capacity() < 1000);
+        deadlines.remind(7, start);
+        assert_eq!(due(&mut deadlines, start + Duration::from_secs(2)), [7, 0, 1]);
     }
 
     #[test]

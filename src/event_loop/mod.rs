@@ -155,6 +155,9 @@ impl EventLoop {
         self.feed_starving(now);
         self.accept(now);
         self.pairs.reap();
+        if self.pairs.shrink() {
+            self.deadlines.shrink(self.pairs.slot_numbers().end);
+        }
         if matches!(self.life, Life::Draining { .. }) && self.pairs.len() == 0 {
             self.stop_now(EndReason::Shutdown, now);
         }

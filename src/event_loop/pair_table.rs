@@ -17,7 +17,12 @@ pub(crate) struct PairTable {
     ready: VecDeque<usize>,
     unfinished: VecDeque<usize>,
     vacated: Vec<usize>,
+    /// The most slots that were taken at a time since memory was last given back.
+    peak: usize,
 }
+
+/// The memory of so many pairs is not worth giving back.
+const SMALL: usize = 256;
 
 /// Why a pair is to be driven, which is one of two queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,7 @@ impl PairTable {
         let vacant = self.slots.vacant_entry();
         let token = PairToken::new(vacant.key(), pair.id);
         vacant.insert(Slot { token, pair: Some(pair), is_queued: false });
+        self.peak = self.peak.max(self.slots.len());
         token
     }
 
@@ -140,10 +146,20 @@ impl PairTable {
             }
             stays
         });
-        // A crowd that has left gives its memory back.
-        if self.slots.is_empty() && self.slots.capacity() > 256 {
-            *self = Self::default();
+    }
+
+    /// Gives back the memory of a crowd of which most have left, as far as no slot behind is still taken. Whether there
+    /// was one.
+    pub(crate) fn shrink(&mut self) -> bool {
+        if self.peak < SMALL || self.slots.len() > self.peak / 4 {
+            return false;
         }
+        self.peak = self.slots.len();
+        self.slots.shrink_to_fit();
+        self.ready.shrink_to_fit();
+        self.unfinished.shrink_to_fit();
+        self.vacated.shrink_to_fit();
+        true
     }
 }
 
@@ -202,10 +218,13 @@ mod tests {
     fn c9_1_a_crowd_that_has_left_gives_its_memory_back() {
         let mut table = PairTable::default();
         let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id)).slot).collect();
-        for slot in slots {
-            table.take(slot);
+        for slot in &slots[1..] {
+            table.take(*slot);
         }
+        assert!(!table.shrink());
         table.reap();
-        assert_eq!((table.len(), table.slot_numbers()), (0, 0..0));
+        assert!(table.shrink() && !table.shrink());
+        assert_eq!((table.len(), table.slot_numbers()), (1, 0..1));
+        assert!(table.get_mut(0).is_some());
     }
 }
