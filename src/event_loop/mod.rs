@@ -45,6 +45,7 @@ use self::throttle::Throttle;
 use self::token::{End, PairToken, Source};
 use crate::net::{Listener, Readiness, SocketOptions};
 use crate::observe::{EndReason, Ended, Observer, Stats, Summary};
+use crate::relay::Side;
 use crate::rotation::Rotation;
 
 /// How many bytes one direction moves in one turn at most, but for the read that passes this.
@@ -282,9 +283,19 @@ impl EventLoop {
 }
 
 impl EventLoop {
-    /// Closes a pair, counts it, and tells. Does nothing if there is none.
+    /// Ends a pair, if there is one: in order if its streams have ended so, and else by a cut.
     fn end(&mut self, slot: usize, reason: EndReason, now: Instant) {
-        let Some(pair) = self.pairs.take(slot) else { return };
+        let Some((client, backend)) = self.part(slot, reason, now) else { return };
+        let close = if reason == EndReason::Finished { Side::close } else { Side::cut };
+        close(client, &self.registry);
+        if let Some(backend) = backend {
+            close(backend, &self.registry);
+        }
+    }
+
+    /// Takes a pair out, counts it, and tells. Its sides are to be closed.
+    fn part(&mut self, slot: usize, reason: EndReason, now: Instant) -> Option<(Side, Option<Side>)> {
+        let pair = self.pairs.take(slot)?;
         let lasted = now.saturating_duration_since(pair.accepted_at);
         let ended = match &pair.stage {
             Stage::Dialling(_) => {
@@ -318,7 +329,7 @@ impl EventLoop {
         };
         debug!("client {} ({}): {reason}", pair.id, pair.addr);
         self.observer.ended(&ended);
-        pair.close(reason == EndReason::Finished, &self.registry);
         self.door.note_room();
+        Some(pair.into_sides())
     }
 }

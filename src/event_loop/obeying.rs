@@ -35,12 +35,17 @@ impl EventLoop {
         });
         let Some(((reassignment, difference, update), promise)) = taken else { return };
         let mut applied = Applied { backends: self.roster.len(), ..Applied::default() };
+        let mut vanished = Vec::new();
         for slot in self.pairs.slot_numbers() {
             let Some(pair) = self.pairs.get_mut(slot) else { continue };
             match &mut pair.stage {
                 Stage::Relaying(relaying) => {
-                    if !reassignment.keeps_pair(&mut relaying.assignment) {
-                        self.end(slot, EndReason::TargetRemoved, now);
+                    if reassignment.keeps_pair(&mut relaying.assignment) {
+                        continue;
+                    }
+                    if let Some((client, backend)) = self.part(slot, EndReason::TargetRemoved, now) {
+                        client.cut(&self.registry);
+                        vanished.extend(backend);
                         applied.closed += 1;
                     }
                 }
@@ -68,6 +73,9 @@ impl EventLoop {
                 }
             }
         }
+        // The clients were first, since they are who can do something about it: the last of a thousand should not have to
+        // wait for a thousand closes on the other side.
+        vanished.into_iter().for_each(|backend| backend.cut(&self.registry));
         applied.draining = self.roster.draining();
         self.updates += 1;
         if !difference.is_empty() {

@@ -5,8 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::Registry;
-
 use super::deadlines::after;
 use super::roster::Assignment;
 use crate::net::Address;
@@ -56,17 +54,14 @@ impl Pair {
         }
     }
 
-    /// Closes both sockets: in order if the streams have ended so, and else by a cut.
-    pub(crate) fn close(self, is_orderly: bool, registry: &Registry) {
-        let close = if is_orderly { Side::close } else { Side::cut };
-        match self.stage {
-            Stage::Dialling(Dialling { phase: Phase::Connecting(connecting), .. }) => {
-                close(connecting.backend, registry)
-            }
-            Stage::Dialling(_) => {}
-            Stage::Relaying(relaying) => close(relaying.backend, registry),
-        }
-        close(self.client, registry);
+    /// Its client, and its backend if a connection to one was begun.
+    pub(crate) fn into_sides(self) -> (Side, Option<Side>) {
+        let backend = match self.stage {
+            Stage::Dialling(Dialling { phase: Phase::Connecting(connecting), .. }) => Some(connecting.backend),
+            Stage::Dialling(_) => None,
+            Stage::Relaying(relaying) => Some(relaying.backend),
+        };
+        (self.client, backend)
     }
 }
 
