@@ -1,0 +1,59 @@
+//! Updates: one backend of a set gets another target, from `Control::update` until it is applied.
+//!
+//! 10 to 10,000 backends, without a pair and with 9,000 (or as many as there are descriptors for) on targets that stay.
+//! An update looks at each backend and at each pair once: throughput counts both. How a host comes to its new set is
+//! not measured; here it clones the old one and inserts. There is nothing to set beside it: neither a direct connection
+//! nor a loop around tokio's `copy_bidirectional` has updates.
+
+mod common {
+    pub(crate) mod clients;
+    pub(crate) mod crowd;
+    pub(crate) mod descriptors;
+    pub(crate) mod echo;
+    pub(crate) mod loopback;
+}
+
+use std::time::Duration;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use tinylb::{BackendSet, Server, TcpBackend};
+
+use common::crowd::{self, Crowd};
+use common::{echo, loopback};
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    updates(&mut criterion);
+    criterion.final_summary();
+}
+
+fn updates(criterion: &mut Criterion) {
+    let sizes = crowd::sizes(&[0, 9_000]);
+    let crowd = Crowd::new();
+    let backend_port = echo::start();
+    let mut group = criterion.benchmark_group("updates");
+    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
+    for pairs in sizes {
+        for backends in [10, 100, 1_000, 10_000] {
+            let mut addrs = loopback::addrs(backends + 1, backend_port);
+            let one_or_other = addrs.split_off(backends as usize - 1);
+            let staying: BackendSet = addrs.iter().map(|addr| (addr.to_string(), TcpBackend::new(*addr))).collect();
+            let server = Server::builder().backends(staying.clone()).build(loopback::listener()).unwrap();
+            let balancer = server.spawn().unwrap();
+            let control = balancer.control();
+            crowd.replace(balancer.local_addr().ip().unwrap().port(), pairs);
+
+            let mut turns = one_or_other.iter().cycle();
+            let mut next_set = || {
+                let mut set = staying.clone();
+                set.insert("changing", TcpBackend::new(*turns.next().unwrap()));
+                set
+            };
+            group.throughput(Throughput::Elements(u64::from(backends) + pairs as u64));
+            group.bench_function(BenchmarkId::new(format!("{pairs}_pairs"), backends), |bencher| {
+                let update = |set| assert_eq!(control.update(set).unwrap().wait().unwrap().closed, 0);
+                bencher.iter_batched(&mut next_set, update, BatchSize::PerIteration);
+            });
+        }
+    }
+}
