@@ -1,0 +1,72 @@
+//! Picking: connections to one backend, and to as many as 10,000, with ejection and counting as they are by default.
+//!
+//! 64 at once: connect, read what the backend has to say, to its end. What one costs should not depend on the number of
+//! backends. Beside tinylb: the backends themselves, and the loop around tokio's `copy_bidirectional`, both in turn,
+//! since to the kernel one address and 10,000 are not the same. The ratios tell, since clients and backend are measured
+//! along.
+
+mod common {
+    pub(crate) mod loopback;
+    pub(crate) mod routes;
+    pub(crate) mod tokio_twin;
+}
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+
+use common::{loopback, routes};
+
+const AT_ONCE: usize = 64;
+const GREETING: [u8; 64] = [42; 64];
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    picking(&mut criterion);
+    criterion.final_summary();
+}
+
+fn picking(criterion: &mut Criterion) {
+    let backend_port = start_backend();
+    let mut group = criterion.benchmark_group("picking");
+    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    group.throughput(Throughput::Elements(AT_ONCE as u64));
+    for backends in [1, 10, 100, 1_000, 10_000] {
+        for route in routes::all(&loopback::addrs(backends, backend_port)) {
+            let mut addrs = route.addrs();
+            group.bench_function(BenchmarkId::new(route.name, backends), |bencher| {
+                bencher.iter(|| {
+                    let clients: Vec<_> = addrs.by_ref().take(AT_ONCE).map(connect).collect();
+                    clients.into_iter().for_each(read_greeting);
+                });
+            });
+        }
+    }
+}
+
+/// Greets and ends. Since it ends first, no port of a client or a balancer is used up, however few the backends.
+fn start_backend() -> u16 {
+    let listener = loopback::listener();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            stream.unwrap().write_all(&GREETING).unwrap();
+        }
+    });
+    port
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(addr).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap(); // which only a bench that fails takes
+    client
+}
+
+fn read_greeting(mut client: TcpStream) {
+    let mut greeting = Vec::with_capacity(GREETING.len() + 1);
+    client.read_to_end(&mut greeting).unwrap();
+    assert_eq!(greeting, GREETING);
+}
