@@ -1,11 +1,12 @@
 //! Bulk transfer, from the connect until both sides have read everything to its end.
 //!
 //! 256 MiB on one connection one way, and on 16 connections both ways, 8 MiB each. Beside tinylb: the backend itself,
-//! and the loop around tokio's `copy_bidirectional`. The ratios tell, since both ends are measured along; where the
-//! system's congestion control is BBR, its pacing blurs even those.
+//! and the loop around tokio's `copy_bidirectional`. The ratios tell: both ends are measured along, on the same
+//! core. Where the system's congestion control is BBR, its pacing blurs even those.
 
 mod common {
     pub(crate) mod loopback;
+    pub(crate) mod one_core;
     pub(crate) mod routes;
     pub(crate) mod tokio_twin;
 }
@@ -40,6 +41,7 @@ const LOADS: [Load; 2] = [
 ];
 
 fn main() {
+    common::one_core::stay_on_one();
     let mut criterion = Criterion::default().configure_from_args();
     bulk(&mut criterion);
     criterion.final_summary();

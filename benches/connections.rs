@@ -1,13 +1,14 @@
 //! Short connections: connect, send 64 bytes, read the echo, end the stream, see the backend end its own.
 //!
 //! One at a time, and 64 at once. Beside tinylb: the backend itself, and the loop around tokio's `copy_bidirectional`.
-//! The ratios tell, since clients and backend are measured along.
+//! The ratios tell: clients and backend are measured along, on the same core.
 
 mod common {
     pub(crate) mod clients;
     pub(crate) mod descriptors;
     pub(crate) mod echo;
     pub(crate) mod loopback;
+    pub(crate) mod one_core;
     pub(crate) mod routes;
     pub(crate) mod tokio_twin;
 }
@@ -22,6 +23,7 @@ use common::clients::{connect, exchange};
 use common::{echo, loopback, routes};
 
 fn main() {
+    common::one_core::stay_on_one();
     let mut criterion = Criterion::default().configure_from_args();
     connections(&mut criterion);
     criterion.final_summary();

@@ -2,11 +2,12 @@
 //!
 //! 64 at once: connect, read what the backend has to say, to its end. What one costs should not depend on the number of
 //! backends. Beside tinylb: the backends themselves, and the loop around tokio's `copy_bidirectional`, both in turn,
-//! since to the kernel one address and 10,000 are not the same. The ratios tell, since clients and backend are measured
-//! along.
+//! since to the kernel one address and 10,000 are not the same. The ratios tell: clients and backend are measured
+//! along, on the same core.
 
 mod common {
     pub(crate) mod loopback;
+    pub(crate) mod one_core;
     pub(crate) mod routes;
     pub(crate) mod tokio_twin;
 }
@@ -24,6 +25,7 @@ const AT_ONCE: usize = 64;
 const GREETING: [u8; 64] = [42; 64];
 
 fn main() {
+    common::one_core::stay_on_one();
     let mut criterion = Criterion::default().configure_from_args();
     picking(&mut criterion);
     criterion.final_summary();

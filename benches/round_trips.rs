@@ -2,13 +2,14 @@
 //!
 //! With 1, 64 and 1,000 connections: all send, then all read the echo. Beside tinylb: the backend itself, the loop
 //! around tokio's `copy_bidirectional`, and tinylb with an idle time-out, which has to note when bytes moved.
-//! The ratios tell, since clients and backend are measured along.
+//! The ratios tell: clients and backend are measured along, on the same core.
 
 mod common {
     pub(crate) mod clients;
     pub(crate) mod descriptors;
     pub(crate) mod echo;
     pub(crate) mod loopback;
+    pub(crate) mod one_core;
     pub(crate) mod routes;
     pub(crate) mod tokio_twin;
 }
@@ -22,6 +23,7 @@ use common::clients::{connect, exchange};
 use common::{echo, loopback, routes};
 
 fn main() {
+    common::one_core::stay_on_one();
     let mut criterion = Criterion::default().configure_from_args();
     round_trips(&mut criterion);
     criterion.final_summary();

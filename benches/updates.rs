@@ -11,6 +11,7 @@ mod common {
     pub(crate) mod descriptors;
     pub(crate) mod echo;
     pub(crate) mod loopback;
+    pub(crate) mod one_core;
 }
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use common::crowd::{self, Crowd};
 use common::{echo, loopback};
 
 fn main() {
+    common::one_core::stay_on_one();
     let mut criterion = Criterion::default().configure_from_args();
     updates(&mut criterion);
     criterion.final_summary();

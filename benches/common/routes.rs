@@ -1,7 +1,7 @@
 //! The ways to a backend that the benches set side by side.
 //!
-//! A figure is the time that clients, balancer and backend take together on the same few cores, and a balancer is busy
-//! for only part of it. So it is the ratios that tell, of figures taken on a machine that has nothing else to do.
+//! A figure is the time that clients, balancer and backend take together, so it is the ratios that tell, and what a
+//! balancer adds to the time of the direct way.
 
 use std::net::SocketAddr;
 
