@@ -49,7 +49,7 @@ fn main() {
 
 fn bulk(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("bulk");
-    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(8));
+    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
     group.sampling_mode(SamplingMode::Flat);
     for load in &LOADS {
         let (backend, served) = start_backend(load);
