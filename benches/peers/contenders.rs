@@ -17,6 +17,9 @@ use crate::process::Process;
 const COMPLAINTS: &str = "stderr";
 
 pub(crate) struct Contender {
+    /// In the table.
+    pub(crate) title: &'static str,
+    /// By which it is chosen.
     pub(crate) name: &'static str,
     /// Of what is not part of this repository.
     pub(crate) version: Option<String>,
@@ -58,6 +61,10 @@ enum Remover {
 }
 
 impl Contender {
+    fn new(title: &'static str, name: &'static str, kind: Kind) -> Self {
+        Self { title, name, version: None, kind }
+    }
+
     /// Has its settings, if not its subject, from another contender.
     pub(crate) fn is_variant(&self) -> bool {
         matches!(self.kind, Kind::Tinylb { flags, .. } if !flags.is_empty())
@@ -143,63 +150,75 @@ fn free_addr() -> Fallible<SocketAddr> {
 
 /// All that can be run here, in the order of the table; why others cannot is told.
 pub(crate) fn find(tinylb: &Path) -> Vec<Contender> {
-    let tinylb = |name, flags| {
-        let kind = Kind::Tinylb { program: tinylb.to_owned(), flags };
-        Contender { name, version: None, kind }
+    let mut found = vec![
+        Contender::new("tinylb", "tinylb", Kind::Tinylb { program: tinylb.to_owned(), flags: &[] }),
+        Contender::new("bare relay", "bare-relay", Kind::Role("bare-relay")),
+        Contender::new("tokio twin", "tokio-twin", Kind::Role("tokio-twin")),
+    ];
+    found.extend(find_haproxy());
+    found.extend(find_nginx());
+    found.extend(find_pen());
+    let mut variant = |title, name, flags| {
+        found.push(Contender::new(title, name, Kind::Tinylb { program: tinylb.to_owned(), flags }));
     };
-    let role = |name| Contender { name, version: None, kind: Kind::Role(name) };
-    let mut found = vec![tinylb("tinylb", &[]), role("bare-relay"), role("tokio-twin")];
-    if let Some((program, version)) = installed("haproxy", "-v") {
-        for (name, splices) in [("haproxy", false), ("haproxy-splice", true)] {
-            let kind = Kind::Haproxy { program: program.clone(), splices };
-            found.push(Contender { name, version: Some(version.clone()), kind });
-        }
-    }
-    found.extend(installed("nginx", "-v").and_then(|(program, version)| find_stream(program, version)));
-    // Its version it tells to nobody.
-    found.extend(installed("pen", "-h").map(|(program, _)| {
-        let kind = Kind::Pen { program };
-        Contender { name: "pen", version: None, kind }
-    }));
-    found.push(tinylb("tinylb --no-keepalive", &["--no-keepalive"]));
-    found.push(tinylb("tinylb --idle-timeout 3600", &["--idle-timeout", "3600"]));
+    variant("tinylb --no-keepalive", "no-keepalive", &["--no-keepalive"]);
+    variant("tinylb --idle-timeout 3600", "idle-timeout", &["--idle-timeout", "3600"]);
     found
 }
 
-/// Its path, and the first line that it says of itself.
-fn installed(name: &str, asks_version: &str) -> Option<(PathBuf, String)> {
+fn find_haproxy() -> Vec<Contender> {
+    let Some(program) = installed("haproxy") else { return Vec::new() };
+    // "HAProxy version 2.6.12-1 2023/12/16 - https://haproxy.org/"
+    let said = output(&program, &["-v"]);
+    let version = said.split_whitespace().nth(2).map(|version| format!("HAProxy {version}"));
+    [("HAProxy", "haproxy", false), ("HAProxy, splicing", "haproxy-splice", true)]
+        .map(|(title, name, splices)| Contender {
+            version: version.clone(),
+            ..Contender::new(title, name, Kind::Haproxy { program: program.clone(), splices })
+        })
+        .into()
+}
+
+fn find_nginx() -> Option<Contender> {
+    let program = installed("nginx")?;
+    let said = output(&program, &["-V"]);
+    let words: Vec<_> = said.split_whitespace().collect();
+    let module = if words.contains(&"--with-stream") {
+        None
+    } else {
+        let dir = words.iter().find_map(|word| word.strip_prefix("--modules-path="));
+        let module = dir.map(|dir| Path::new(dir).join("ngx_stream_module.so")).filter(|file| file.is_file());
+        if module.is_none() {
+            eprintln!("nginx has no stream module here and is left out");
+        }
+        Some(module?)
+    };
+    let version = words.iter().find_map(|word| word.strip_prefix("nginx/"));
+    let version = version.map(|version| format!("nginx {version}"));
+    Some(Contender { version, ..Contender::new("nginx stream", "nginx", Kind::Nginx { program, module }) })
+}
+
+fn find_pen() -> Option<Contender> {
+    let program = installed("pen")?;
+    // It does not tell its version, but who installed it may know.
+    let said = output(Path::new("dpkg-query"), &["-W", "-f", "${Version}", "pen"]);
+    let version = said.starts_with(char::is_numeric).then(|| format!("pen {said}"));
+    Some(Contender { version, ..Contender::new("pen", "pen", Kind::Pen { program }) })
+}
+
+fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Where servers live is not in everybody's PATH.
     let also = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     let program = std::env::split_paths(&path).chain(also).map(|dir| dir.join(name)).find(|file| file.is_file());
-    let Some(program) = program else {
+    if program.is_none() {
         eprintln!("{name} is not installed and is left out");
-        return None;
-    };
-    let said = output(&program, asks_version)?;
-    let line = said.lines().next().unwrap_or_default();
-    let line = line.split(" - ").next().unwrap_or_default().replace("nginx version: ", "");
-    Some((program, line.trim().to_owned()))
+    }
+    program
 }
 
-fn output(program: &Path, flag: &str) -> Option<String> {
-    let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
-    Some([output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
-}
-
-fn find_stream(program: PathBuf, version: String) -> Option<Contender> {
-    let options = output(&program, "-V")?;
-    let words: Vec<_> = options.split_whitespace().collect();
-    let module = if words.contains(&"--with-stream") {
-        None
-    } else {
-        let dir = words.iter().find_map(|word| word.strip_prefix("--modules-path="))?;
-        let module = Path::new(dir).join("ngx_stream_module.so");
-        if !module.is_file() {
-            eprintln!("nginx has no stream module here and is left out");
-            return None;
-        }
-        Some(module)
-    };
-    Some(Contender { name: "nginx", version: Some(version), kind: Kind::Nginx { program, module } })
+/// All that it says, on stdout and then on stderr.
+fn output(program: &Path, args: &[&str]) -> String {
+    let Ok(output) = Command::new(program).args(args).stdin(Stdio::null()).output() else { return String::new() };
+    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
 }

@@ -5,6 +5,7 @@
 mod backend;
 #[path = "../common/bare_relay.rs"]
 mod bare_relay;
+mod chart;
 mod commands;
 mod contenders;
 mod load;

@@ -1,6 +1,7 @@
 //! A run: what was asked for, round by round, and its report.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::measure::Counter;
 use crate::process::Cores;
 use crate::results::Results;
 use crate::scenarios::{Lab, Scenario, Sizes};
-use crate::{network, report};
+use crate::{chart, network, report};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -29,6 +30,12 @@ pub(crate) struct Options {
     /// One round of very little, to see that it works
     #[arg(long)]
     quick: bool,
+    /// Where to draw the chart [default: benches/peers.svg, if all is measured]
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
+    /// Where to save the figures of each round
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 impl Options {
@@ -40,6 +47,13 @@ impl Options {
         use clap::ValueEnum;
         let all = Scenario::value_variants().iter().copied();
         all.filter(|scenario| self.only.is_empty() || self.only.contains(scenario)).collect()
+    }
+
+    /// Only what is complete takes the place of the chart that there is.
+    fn chart(&self) -> Option<PathBuf> {
+        let complete = !self.quick && self.only.is_empty() && self.contenders.is_empty() && self.rounds >= 5;
+        let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers.svg");
+        self.chart.clone().or_else(|| complete.then(usual))
     }
 
     fn wants(&self, contender: &Contender) -> bool {
@@ -65,15 +79,27 @@ pub(crate) fn run(options: &Options) -> Fallible<()> {
     }
     let mut results = Results::default();
     let failures = measure(options, &lab, &contenders, &mut results);
-    let command = command_line();
-    println!("{}", report::heading(&Machine::look(), &contenders, options.rounds(), &command));
-    let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
-    println!("{}", report::figures(&results, &names));
-    println!(
-        "tinylb relative to each other one, medians of the ratios within a round:\n\n{}",
-        report::ratios(&results, "tinylb", &names)
-    );
+    report(options, &contenders, &results, failures)?;
     if failures == 0 { Ok(()) } else { Err(format!("{failures} measurements failed").into()) }
+}
+
+fn report(options: &Options, contenders: &[Contender], results: &Results, failures: usize) -> Fallible<()> {
+    let (variants, peers): (Vec<_>, Vec<_>) = contenders.iter().partition(|contender| contender.is_variant());
+    let conditions = report::conditions(&Machine::look(), &peers, options.rounds());
+    let command = command_line();
+    println!("{conditions} ± is half of the range. Repeated by `{command}`.\n\n{}", report::figures(results, &peers));
+    if let Some((tinylb, others)) = peers.split_first().filter(|(first, _)| first.name == "tinylb") {
+        println!("Ratio of tinylb to each, median of the rounds':\n\n{}", report::ratios(results, tinylb, others));
+        println!("Other settings (ratio to the default):\n\n{}", report::variants(results, tinylb, &variants));
+    }
+    if let Some(file) = &options.json {
+        fs::write(file, results.to_json().to_string())?;
+    }
+    if let Some(file) = options.chart().filter(|_| failures == 0) {
+        chart::draw(&file, results, &peers, &format!("{conditions} {command}"))?;
+        eprintln!("drew {}", file.display());
+    }
+    Ok(())
 }
 
 fn command_line() -> String {
