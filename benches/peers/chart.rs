@@ -55,7 +55,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 pub(crate) fn draw(path: &Path, results: &Results, contenders: &[&Contender], caption: &str) -> Fallible<()> {
     let panel_height = PANEL_HEAD + BAR * contenders.len() as i32 + MARGIN;
-    let caption = wrap(caption, 165);
+    let caption = wrap(caption, 170);
     let foot = MARGIN + CAPTION_LINE * caption.len() as i32;
     let height = panel_height * PANELS.len().div_ceil(COLUMNS) as i32 + foot + MARGIN;
     let root = SVGBackend::new(path, (WIDTH, height as u32)).into_drawing_area();
@@ -66,28 +66,25 @@ pub(crate) fn draw(path: &Path, results: &Results, contenders: &[&Contender], ca
         draw_panel(&area, panel, results, contenders)?;
     }
     for (index, line) in caption.iter().enumerate() {
-        write(&foot, line, (MARGIN, CAPTION_LINE * index as i32), HPos::Left, font(12, FAINT))?;
+        write(&foot, line, (MARGIN, CAPTION_LINE * index as i32), HPos::Left, font(15, FAINT))?;
     }
     Ok(root.present()?)
 }
 
 fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results, contenders: &[&Contender]) -> Fallible<()> {
-    write(area, panel.title, (MARGIN, MARGIN), HPos::Left, font(15, INK).bold())?;
-    write(area, panel.unit, (MARGIN, MARGIN + 18), HPos::Left, font(12, FAINT))?;
+    write(area, panel.title, (MARGIN, MARGIN), HPos::Left, font(18, INK).bold())?;
+    write(area, panel.unit, (MARGIN, MARGIN + 20), HPos::Left, font(15, FAINT))?;
     let scale = if panel.unit.starts_with("ms, ") { 1e-3 } else { 1.0 };
     let median = |contender: &Contender| results.median(panel.row, contender.name).map(|median| median * scale);
     let most = contenders.iter().filter_map(|contender| median(contender)).fold(f64::MIN_POSITIVE, f64::max);
     let (width, _) = area.dim_in_pixel();
     let room = width as i32 - 2 * MARGIN - NAME_WIDTH - FIGURE_WIDTH;
-    for (index, contender) in contenders.iter().enumerate() {
+    let with_figure = contenders.iter().filter_map(|contender| Some((contender, median(contender)?)));
+    for (index, (contender, median)) in with_figure.enumerate() {
         let top = PANEL_HEAD + BAR * index as i32;
         let left = MARGIN + NAME_WIDTH;
-        write(area, contender.title, (left - 8, top + 3), HPos::Right, font(12, INK))?;
-        let Some(median) = median(contender) else {
-            write(area, "—", (left, top + 3), HPos::Left, font(12, FAINT))?;
-            continue;
-        };
-        let right = left + (f64::from(room) * median.max(0.0) / most).round() as i32;
+        write(area, contender.title, (left - 8, top + 3), HPos::Right, font(15, INK))?;
+        let right = left + (f64::from(room) * median / most).round() as i32;
         let color = match contender.name {
             "tinylb" => OURS,
             "bare-relay" => FLOOR,
@@ -95,7 +92,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results, contenders: &[&
         };
         area.draw(&Rectangle::new([(left, top + 2), (right.max(left + 1), top + BAR - 3)], color.filled()))?;
         let figure = format!("{median:.*}", panel.decimals);
-        write(area, &figure, (right.max(left + 1) + 5, top + 3), HPos::Left, font(12, INK))?;
+        write(area, &figure, (right.max(left + 1) + 5, top + 3), HPos::Left, font(15, INK))?;
     }
     Ok(())
 }

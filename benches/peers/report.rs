@@ -12,7 +12,7 @@ pub(crate) fn conditions(machine: &Machine, contenders: &[&Contender], rounds: u
     let versions: String = versions.into_iter().map(|version| format!(", {version}")).collect();
     format!(
         "{date}: {kernel}, {cpu}, {cores} cores, {congestion_control}, {rustc}; tinylb {}{versions}. Medians of {rounds} \
-         rounds with each contender once in each; CPU time is that of the proxy, with one thread on a core of its own; \
+         rounds, each contender once in each; CPU time is that of the proxy, with one thread on a core of its own; \
          1 GB = 10⁹ bytes.",
         env!("CARGO_PKG_VERSION")
     )

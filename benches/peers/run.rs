@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::Fallible;
 use crate::contenders::{self, Contender};
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::measure::Counter;
 use crate::process::Cores;
 use crate::results::Results;
@@ -77,6 +77,9 @@ pub(crate) fn run(options: &Options) -> Fallible<()> {
     if lab.cores.proxy.is_empty() {
         eprintln!("there is no core for the proxy alone: throughput and latencies will mean little");
     }
+    if machine::load_average() > 0.5 {
+        eprintln!("this machine has other things to do: throughput and latencies will tell of them, too");
+    }
     let mut results = Results::default();
     let failures = measure(options, &lab, &contenders, &mut results);
     report(options, &contenders, &results, failures)?;
@@ -88,9 +91,14 @@ fn report(options: &Options, contenders: &[Contender], results: &Results, failur
     let conditions = report::conditions(&Machine::look(), &peers, options.rounds());
     let command = command_line();
     println!("{conditions} ± is half of the range. Repeated by `{command}`.\n\n{}", report::figures(results, &peers));
+    if options.quick {
+        println!("This was a quick run: it did less than the first column says, and its figures mean little.\n");
+    }
     if let Some((tinylb, others)) = peers.split_first().filter(|(first, _)| first.name == "tinylb") {
         println!("Ratio of tinylb to each, median of the rounds':\n\n{}", report::ratios(results, tinylb, others));
-        println!("Other settings (ratio to the default):\n\n{}", report::variants(results, tinylb, &variants));
+        if !variants.is_empty() {
+            println!("Other settings (ratio to the default):\n\n{}", report::variants(results, tinylb, &variants));
+        }
     }
     if let Some(file) = &options.json {
         fs::write(file, results.to_json().to_string())?;
