@@ -1,11 +1,11 @@
-//! The proxies: which there are here, and one of them running.
+//! The proxies: what there is to know of each, and one of them running.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
@@ -13,7 +13,7 @@ use crate::Fallible;
 use crate::commands::{self, Site};
 use crate::process::Process;
 
-/// What it says on stderr, which is of interest only if it fails.
+/// Where goes what it says on stderr: it is of interest only if it fails.
 const COMPLAINTS: &str = "stderr";
 
 pub(crate) struct Contender {
@@ -23,10 +23,10 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     /// Of what is not part of this repository.
     pub(crate) version: Option<String>,
-    kind: Kind,
+    pub(crate) kind: Kind,
 }
 
-enum Kind {
+pub(crate) enum Kind {
     Tinylb {
         program: PathBuf,
         flags: &'static [&'static str],
@@ -61,11 +61,11 @@ enum Remover {
 }
 
 impl Contender {
-    fn new(title: &'static str, name: &'static str, kind: Kind) -> Self {
+    pub(crate) fn new(title: &'static str, name: &'static str, kind: Kind) -> Self {
         Self { title, name, version: None, kind }
     }
 
-    /// Has its settings, if not its subject, from another contender.
+    /// Whether it is tinylb with settings that are not its defaults.
     pub(crate) fn is_variant(&self) -> bool {
         matches!(self.kind, Kind::Tinylb { flags, .. } if !flags.is_empty())
     }
@@ -146,79 +146,4 @@ impl Proxy {
 
 fn free_addr() -> Fallible<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-/// All that can be run here, in the order of the table; why others cannot is told.
-pub(crate) fn find(tinylb: &Path) -> Vec<Contender> {
-    let mut found = vec![
-        Contender::new("tinylb", "tinylb", Kind::Tinylb { program: tinylb.to_owned(), flags: &[] }),
-        Contender::new("bare relay", "bare-relay", Kind::Role("bare-relay")),
-        Contender::new("tokio twin", "tokio-twin", Kind::Role("tokio-twin")),
-    ];
-    found.extend(find_haproxy());
-    found.extend(find_nginx());
-    found.extend(find_pen());
-    let mut variant = |title, name, flags| {
-        found.push(Contender::new(title, name, Kind::Tinylb { program: tinylb.to_owned(), flags }));
-    };
-    variant("tinylb --no-keepalive", "no-keepalive", &["--no-keepalive"]);
-    variant("tinylb --idle-timeout 3600", "idle-timeout", &["--idle-timeout", "3600"]);
-    found
-}
-
-fn find_haproxy() -> Vec<Contender> {
-    let Some(program) = installed("haproxy") else { return Vec::new() };
-    // "HAProxy version 2.6.12-1 2023/12/16 - https://haproxy.org/"
-    let said = output(&program, &["-v"]);
-    let version = said.split_whitespace().nth(2).map(|version| format!("HAProxy {version}"));
-    [("HAProxy", "haproxy", false), ("HAProxy, splicing", "haproxy-splice", true)]
-        .map(|(title, name, splices)| Contender {
-            version: version.clone(),
-            ..Contender::new(title, name, Kind::Haproxy { program: program.clone(), splices })
-        })
-        .into()
-}
-
-fn find_nginx() -> Option<Contender> {
-    let program = installed("nginx")?;
-    let said = output(&program, &["-V"]);
-    let words: Vec<_> = said.split_whitespace().collect();
-    let module = if words.contains(&"--with-stream") {
-        None
-    } else {
-        let dir = words.iter().find_map(|word| word.strip_prefix("--modules-path="));
-        let module = dir.map(|dir| Path::new(dir).join("ngx_stream_module.so")).filter(|file| file.is_file());
-        if module.is_none() {
-            eprintln!("nginx has no stream module here and is left out");
-        }
-        Some(module?)
-    };
-    let version = words.iter().find_map(|word| word.strip_prefix("nginx/"));
-    let version = version.map(|version| format!("nginx {version}"));
-    Some(Contender { version, ..Contender::new("nginx stream", "nginx", Kind::Nginx { program, module }) })
-}
-
-fn find_pen() -> Option<Contender> {
-    let program = installed("pen")?;
-    // It does not tell its version, but who installed it may know.
-    let said = output(Path::new("dpkg-query"), &["-W", "-f", "${Version}", "pen"]);
-    let version = said.starts_with(char::is_numeric).then(|| format!("pen {said}"));
-    Some(Contender { version, ..Contender::new("pen", "pen", Kind::Pen { program }) })
-}
-
-fn installed(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Where servers live is not in everybody's PATH.
-    let also = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    let program = std::env::split_paths(&path).chain(also).map(|dir| dir.join(name)).find(|file| file.is_file());
-    if program.is_none() {
-        eprintln!("{name} is not installed and is left out");
-    }
-    program
-}
-
-/// All that it says, on stdout and then on stderr.
-fn output(program: &Path, args: &[&str]) -> String {
-    let Ok(output) = Command::new(program).args(args).stdin(Stdio::null()).output() else { return String::new() };
-    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
 }

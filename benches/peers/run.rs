@@ -2,19 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::Fallible;
-use crate::contenders::{self, Contender};
+use crate::contenders::Contender;
 use crate::machine::{self, Machine};
 use crate::measure::Counter;
 use crate::process::Cores;
 use crate::results::Results;
 use crate::scenarios::{Lab, Scenario, Sizes};
-use crate::{chart, network, report};
+use crate::{chart, installed, network, report};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -24,8 +23,8 @@ pub(crate) struct Options {
     /// What to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Whom to measure, by the names in the table [default: all]
-    #[arg(long, value_delimiter = ',')]
+    /// Whom to measure [default: all that are installed]
+    #[arg(long, value_delimiter = ',', value_parser = installed::NAMES)]
     contenders: Vec<String>,
     /// One round of very little, to see that it works
     #[arg(long)]
@@ -62,7 +61,7 @@ impl Options {
 }
 
 pub(crate) fn run(options: &Options) -> Fallible<()> {
-    let mut contenders = contenders::find(&build_tinylb()?);
+    let mut contenders = installed::contenders()?;
     contenders.retain(|contender| options.wants(contender));
     // Before any thread is started: only the one that asks is moved.
     if let Err(err) = network::move_to_own() {
@@ -133,19 +132,8 @@ fn make_room() -> Fallible<usize> {
 /// How many measurements failed.
 fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut Results) -> usize {
     let mut failures = 0;
-    let mut progress = Progress { begun: Instant::now(), done: 0, total: 0 };
-    let scenarios = options.scenarios();
-    let mut plan = Vec::new();
-    for round in 1..=options.rounds() {
-        for &scenario in scenarios.iter().filter(|scenario| scenario.is_due(round)) {
-            let mut turns: Vec<_> = contenders.iter().filter(|contender| scenario.concerns(contender)).collect();
-            // Nobody always comes after the same.
-            let first = round % turns.len().max(1);
-            turns.rotate_left(first);
-            plan.extend(turns.into_iter().map(|contender| (round, scenario, contender)));
-        }
-    }
-    progress.total = plan.len();
+    let plan = plan(options, contenders);
+    let mut progress = Progress { begun: Instant::now(), done: 0, total: plan.len() };
     for (round, scenario, contender) in plan {
         progress.tell(&format!("round {round} of {}: {}, {}", options.rounds(), scenario.name(), contender.name));
         match scenario.run(lab, contender) {
@@ -157,6 +145,21 @@ fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut
         }
     }
     failures
+}
+
+/// In each round each scenario, with all whom it concerns in turns.
+fn plan<'a>(options: &Options, contenders: &'a [Contender]) -> Vec<(usize, Scenario, &'a Contender)> {
+    let mut plan = Vec::new();
+    for round in 1..=options.rounds() {
+        for scenario in options.scenarios().into_iter().filter(|scenario| scenario.is_due(round)) {
+            let mut turns: Vec<_> = contenders.iter().filter(|contender| scenario.concerns(contender)).collect();
+            // Nobody always comes after the same.
+            let first = round % turns.len().max(1);
+            turns.rotate_left(first);
+            plan.extend(turns.into_iter().map(|contender| (round, scenario, contender)));
+        }
+    }
+    plan
 }
 
 struct Progress {
@@ -172,22 +175,4 @@ impl Progress {
         self.done += 1;
         eprintln!("{:3}/{} {what} ({} s left)", self.done, self.total, left.as_secs());
     }
-}
-
-/// cargo bench builds no examples.
-fn build_tinylb() -> Fallible<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let output = Command::new(cargo)
-        .args(["build", "--release", "--example", "tinylb", "--message-format", "json-render-diagnostics"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err("the example tinylb does not build".into());
-    }
-    let messages = String::from_utf8(output.stdout)?;
-    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut programs = artifacts.filter(|artifact| artifact["target"]["name"] == "tinylb");
-    let program = programs.find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
-    Ok(program.ok_or("cargo does not say where it put the example tinylb")?)
 }

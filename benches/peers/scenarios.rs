@@ -38,7 +38,7 @@ pub(crate) struct Sizes {
 impl Sizes {
     pub(crate) const FULL: Self = Self {
         short: 20_000,
-        round_trips: 150_000,
+        round_trips: 100_000,
         bulk: 4_000_000_000,
         pairs: [1000, 5000],
         stalled: 1000,
