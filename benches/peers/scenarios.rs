@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Fallible;
@@ -171,11 +172,23 @@ fn memory(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
     let before = own_memory(rig.pid())?;
     let mut load = rig.prepare(&format!("stall {}", lab.sizes.stalled))?;
     load.run()?;
-    // All buffers on the way fill up.
-    thread::sleep(Duration::from_millis(300));
-    rig.settle()?;
-    figures.push(("stalled", (own_memory(rig.pid())? - before) / 1024.0 / lab.sizes.stalled as f64));
+    let full = steady_memory(rig.pid())?;
+    figures.push(("stalled", (full - before) / 1024.0 / lab.sizes.stalled as f64));
     Ok(figures)
+}
+
+/// What it holds when all buffers on the way are full, which takes its time.
+fn steady_memory(pid: Pid) -> Fallible<f64> {
+    let mut before = own_memory(pid)?;
+    for _ in 0..50 {
+        thread::sleep(Duration::from_millis(300));
+        let now = own_memory(pid)?;
+        if now <= before {
+            break;
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 fn removal(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
