@@ -1,11 +1,11 @@
-//! The proxies: which there are here, and one of them running.
+//! The proxies: what there is to know of each, and one of them running.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
@@ -13,17 +13,20 @@ use crate::Fallible;
 use crate::commands::{self, Site};
 use crate::process::Process;
 
-/// What it says on stderr, which is of interest only if it fails.
+/// Where goes what it says on stderr: it is of interest only if it fails.
 const COMPLAINTS: &str = "stderr";
 
 pub(crate) struct Contender {
+    /// In the table.
+    pub(crate) title: &'static str,
+    /// By which it is chosen.
     pub(crate) name: &'static str,
     /// Of what is not part of this repository.
     pub(crate) version: Option<String>,
-    kind: Kind,
+    pub(crate) kind: Kind,
 }
 
-enum Kind {
+pub(crate) enum Kind {
     Tinylb {
         program: PathBuf,
         flags: &'static [&'static str],
@@ -58,7 +61,11 @@ enum Remover {
 }
 
 impl Contender {
-    /// Has its settings, if not its subject, from another contender.
+    pub(crate) fn new(title: &'static str, name: &'static str, kind: Kind) -> Self {
+        Self { title, name, version: None, kind }
+    }
+
+    /// Whether it is tinylb with settings that are not its defaults.
     pub(crate) fn is_variant(&self) -> bool {
         matches!(self.kind, Kind::Tinylb { flags, .. } if !flags.is_empty())
     }
@@ -139,67 +146,4 @@ impl Proxy {
 
 fn free_addr() -> Fallible<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-/// All that can be run here, in the order of the table; why others cannot is told.
-pub(crate) fn find(tinylb: &Path) -> Vec<Contender> {
-    let tinylb = |name, flags| {
-        let kind = Kind::Tinylb { program: tinylb.to_owned(), flags };
-        Contender { name, version: None, kind }
-    };
-    let role = |name| Contender { name, version: None, kind: Kind::Role(name) };
-    let mut found = vec![tinylb("tinylb", &[]), role("bare-relay"), role("tokio-twin")];
-    if let Some((program, version)) = installed("haproxy", "-v") {
-        for (name, splices) in [("haproxy", false), ("haproxy-splice", true)] {
-            let kind = Kind::Haproxy { program: program.clone(), splices };
-            found.push(Contender { name, version: Some(version.clone()), kind });
-        }
-    }
-    found.extend(installed("nginx", "-v").and_then(|(program, version)| find_stream(program, version)));
-    // Its version it tells to nobody.
-    found.extend(installed("pen", "-h").map(|(program, _)| {
-        let kind = Kind::Pen { program };
-        Contender { name: "pen", version: None, kind }
-    }));
-    found.push(tinylb("tinylb --no-keepalive", &["--no-keepalive"]));
-    found.push(tinylb("tinylb --idle-timeout 3600", &["--idle-timeout", "3600"]));
-    found
-}
-
-/// Its path, and the first line that it says of itself.
-fn installed(name: &str, asks_version: &str) -> Option<(PathBuf, String)> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Where servers live is not in everybody's PATH.
-    let also = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    let program = std::env::split_paths(&path).chain(also).map(|dir| dir.join(name)).find(|file| file.is_file());
-    let Some(program) = program else {
-        eprintln!("{name} is not installed and is left out");
-        return None;
-    };
-    let said = output(&program, asks_version)?;
-    let line = said.lines().next().unwrap_or_default();
-    let line = line.split(" - ").next().unwrap_or_default().replace("nginx version: ", "");
-    Some((program, line.trim().to_owned()))
-}
-
-fn output(program: &Path, flag: &str) -> Option<String> {
-    let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
-    Some([output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
-}
-
-fn find_stream(program: PathBuf, version: String) -> Option<Contender> {
-    let options = output(&program, "-V")?;
-    let words: Vec<_> = options.split_whitespace().collect();
-    let module = if words.contains(&"--with-stream") {
-        None
-    } else {
-        let dir = words.iter().find_map(|word| word.strip_prefix("--modules-path="))?;
-        let module = Path::new(dir).join("ngx_stream_module.so");
-        if !module.is_file() {
-            eprintln!("nginx has no stream module here and is left out");
-            return None;
-        }
-        Some(module)
-    };
-    Some(Contender { name: "nginx", version: Some(version), kind: Kind::Nginx { program, module } })
 }

@@ -1,12 +1,28 @@
 //! tinylb beside other proxies, a hand-written loop and a bare relay, each a process of its own, measured in turns.
 //!
 //! `cargo bench --bench peers -- --help` tells what can be chosen.
+//!
+//! ```text
+//! run.rs            a run: options, rounds, and what is made of them
+//!   report.rs  chart.rs  results.rs  machine.rs
+//! scenarios.rs      what is measured, and how
+//!   rig.rs            a proxy with backends behind it
+//!   contenders.rs     the proxies; installed.rs: which there are, commands.rs: how they are started
+//!   measure.rs        CPU time, memory, system calls
+//! load/             the clients: a process that works when told to
+//! backend.rs        the backends: another
+//!   transfer.rs  wire.rs
+//! process.rs        processes that are bound to cores, and end with the run
+//! network.rs        a network of the run's own
+//! ```
 
 mod backend;
 #[path = "../common/bare_relay.rs"]
 mod bare_relay;
+mod chart;
 mod commands;
 mod contenders;
+mod installed;
 mod load;
 mod machine;
 mod measure;

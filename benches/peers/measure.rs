@@ -22,14 +22,16 @@ pub(crate) fn cpu_seconds(_: Pid) -> Fallible<f64> {
     Err("the CPU time of another process can be read on Linux only".into())
 }
 
-/// Waits until the process has finished what it was at.
+/// Waits until the process has finished what it was at, but for no more than a few seconds.
 pub(crate) fn settle(pid: Pid) -> Fallible<()> {
     let mut before = cpu_seconds(pid)?;
-    for _ in 0..200 {
+    let mut quiet = 0;
+    for _ in 0..300 {
         thread::sleep(Duration::from_millis(10));
         let now = cpu_seconds(pid)?;
-        if now - before < 50e-6 {
-            return Ok(());
+        quiet = if now - before < 50e-6 { quiet + 1 } else { 0 };
+        if quiet == 3 {
+            break;
         }
         before = now;
     }

@@ -1,42 +1,52 @@
-//! The tables, in Markdown.
+//! The report, in Markdown.
 
 use crate::contenders::Contender;
 use crate::machine::Machine;
 use crate::results::{ROWS, Results, Row};
 
-/// What there is to know about the tables below it.
-pub(crate) fn heading(machine: &Machine, contenders: &[Contender], rounds: usize, command: &str) -> String {
+/// What there is to know about the figures.
+pub(crate) fn conditions(machine: &Machine, contenders: &[&Contender], rounds: usize) -> String {
     let Machine { date, kernel, cpu, cores, congestion_control, rustc } = machine;
     let mut versions: Vec<_> = contenders.iter().filter_map(|contender| contender.version.as_deref()).collect();
     versions.dedup();
-    let versions = versions.join(", ");
+    let versions: String = versions.into_iter().map(|version| format!(", {version}")).collect();
     format!(
-        "{date}, {kernel}, {cpu}, {cores} cores, {congestion_control}, {rustc}; tinylb {}, {versions}. Medians of {rounds} rounds, \
-         each contender once in each, ± half of the range; CPU is that of the proxy, which has one thread and one core \
-         for itself; 1 GB = 10⁹ bytes. Repeated by `{command}`.\n",
+        "{date}: {kernel}, {cpu}, {cores} cores, {congestion_control}, {rustc}; tinylb {}{versions}. Medians of {rounds} \
+         rounds, each contender once in each; CPU time is that of the proxy, with one thread on a core of its own; \
+         1 GB = 10⁹ bytes.",
         env!("CARGO_PKG_VERSION")
     )
 }
 
 /// Medians, with half of the range where there were several rounds.
-pub(crate) fn figures(results: &Results, contenders: &[&'static str]) -> String {
-    table(contenders, |row, contender| {
-        let median = results.median(row.name, contender)?;
-        let figure = format!("{median:.*}", row.decimals);
-        let spread = results.spread(row.name, contender);
-        Some(spread.map_or(figure.clone(), |spread| format!("{figure} ±{:.0} %", spread * 100.0)))
+pub(crate) fn figures(results: &Results, contenders: &[&Contender]) -> String {
+    table(contenders, |row, contender| figure(results, row, contender))
+}
+
+/// What tinylb takes of what each other one takes.
+pub(crate) fn ratios(results: &Results, base: &Contender, contenders: &[&Contender]) -> String {
+    table(contenders, |row, contender| Some(format!("{:.3}", results.ratio(row.name, base.name, contender.name)?)))
+}
+
+/// Variants of tinylb: their figures, and what they take of what it takes without.
+pub(crate) fn variants(results: &Results, base: &Contender, variants: &[&Contender]) -> String {
+    table(variants, |row, variant| {
+        let ratio = results.ratio(row.name, variant.name, base.name)?;
+        Some(format!("{} ({ratio:.3} ×)", figure(results, row, variant)?))
     })
 }
 
-/// What `base` takes of what each other one takes.
-pub(crate) fn ratios(results: &Results, base: &'static str, contenders: &[&'static str]) -> String {
-    table(contenders, |row, contender| Some(format!("{:.3}", results.ratio(row.name, base, contender)?)))
+fn figure(results: &Results, row: &Row, contender: &Contender) -> Option<String> {
+    let median = results.median(row.name, contender.name)?;
+    let spread = results.spread(row.name, contender.name);
+    let spread = spread.map(|spread| format!(" ±{:.0} %", spread * 100.0)).unwrap_or_default();
+    Some(format!("{median:.*}{spread}", row.decimals))
 }
 
 /// Rows without a figure are left out.
-fn table(contenders: &[&'static str], cell: impl Fn(&Row, &'static str) -> Option<String>) -> String {
-    let mut lines = vec![line("", contenders.iter().map(|name| (*name).to_owned()))];
-    lines.push(line("---", contenders.iter().map(|_| "---:".to_owned())));
+fn table(contenders: &[&Contender], cell: impl Fn(&Row, &Contender) -> Option<String>) -> String {
+    let titles = contenders.iter().map(|contender| contender.title.to_owned());
+    let mut lines = vec![line("", titles), line("---", contenders.iter().map(|_| "---:".to_owned()))];
     for row in ROWS {
         let cells: Vec<_> = contenders.iter().map(|contender| cell(row, contender)).collect();
         if cells.iter().any(Option::is_some) {

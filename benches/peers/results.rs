@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::{Map, Value, json};
+
 /// A line of the table.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
@@ -62,8 +64,17 @@ impl Results {
         self.0.entry((row, contender)).or_default().push(figure);
     }
 
-    pub(crate) fn rounds(&self, row: &'static str, contender: &'static str) -> &[f64] {
+    fn rounds(&self, row: &'static str, contender: &'static str) -> &[f64] {
         self.0.get(&(row, contender)).map_or(&[], Vec::as_slice)
+    }
+
+    /// All there is, for whoever wants to make something else of it.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut rows = Map::new();
+        for (&(row, contender), figures) in &self.0 {
+            rows.entry(row).or_insert_with(|| json!({}))[contender] = json!(figures);
+        }
+        Value::Object(rows)
     }
 
     pub(crate) fn median(&self, row: &'static str, contender: &'static str) -> Option<f64> {

@@ -63,10 +63,10 @@ impl<'a> Rig<'a> {
 
     pub(crate) fn measure(&self, work: &str) -> Fallible<Measured> {
         let mut load = self.prepare(work)?;
-        settle(self.pid())?;
+        self.settle()?;
         let (proxy_before, others_before) = self.seconds(&load)?;
         let report = load.run()?;
-        settle(self.pid())?;
+        self.settle()?;
         let (proxy, others) = self.seconds(&load)?;
         let proxy_seconds = proxy - proxy_before;
         Ok(Measured { report, proxy_seconds, all_seconds: proxy_seconds + others - others_before })
@@ -79,6 +79,14 @@ impl<'a> Rig<'a> {
             others += cpu_seconds(process.pid())?;
         }
         Ok((cpu_seconds(self.pid())?, others))
+    }
+
+    /// Waits until proxy and backends have finished what they were at.
+    pub(crate) fn settle(&self) -> Fallible<()> {
+        for process in &self.backends {
+            settle(process.pid())?;
+        }
+        settle(self.pid())
     }
 
     /// Until each backend has been reached, several times over.
@@ -95,7 +103,7 @@ impl<'a> Rig<'a> {
         for _ in 0..4 * BACKENDS {
             load::try_it(self.proxy.addr)?;
         }
-        settle(self.pid())
+        self.settle()
     }
 }
 

@@ -1,19 +1,19 @@
 //! A run: what was asked for, round by round, and its report.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::Fallible;
-use crate::contenders::{self, Contender};
-use crate::machine::Machine;
+use crate::contenders::Contender;
+use crate::machine::{self, Machine};
 use crate::measure::Counter;
 use crate::process::Cores;
 use crate::results::Results;
 use crate::scenarios::{Lab, Scenario, Sizes};
-use crate::{network, report};
+use crate::{chart, installed, network, report};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -23,12 +23,18 @@ pub(crate) struct Options {
     /// What to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Whom to measure, by the names in the table [default: all]
-    #[arg(long, value_delimiter = ',')]
+    /// Whom to measure [default: all that are installed]
+    #[arg(long, value_delimiter = ',', value_parser = installed::NAMES)]
     contenders: Vec<String>,
     /// One round of very little, to see that it works
     #[arg(long)]
     quick: bool,
+    /// Where to draw the chart [default: benches/peers.svg, if all is measured]
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
+    /// Where to save the figures of each round
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 impl Options {
@@ -42,13 +48,20 @@ impl Options {
         all.filter(|scenario| self.only.is_empty() || self.only.contains(scenario)).collect()
     }
 
+    /// Only what is complete takes the place of the chart that there is.
+    fn chart(&self) -> Option<PathBuf> {
+        let complete = !self.quick && self.only.is_empty() && self.contenders.is_empty() && self.rounds >= 5;
+        let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers.svg");
+        self.chart.clone().or_else(|| complete.then(usual))
+    }
+
     fn wants(&self, contender: &Contender) -> bool {
         self.contenders.is_empty() || self.contenders.iter().any(|name| name == contender.name)
     }
 }
 
 pub(crate) fn run(options: &Options) -> Fallible<()> {
-    let mut contenders = contenders::find(&build_tinylb()?);
+    let mut contenders = installed::contenders()?;
     contenders.retain(|contender| options.wants(contender));
     // Before any thread is started: only the one that asks is moved.
     if let Err(err) = network::move_to_own() {
@@ -63,17 +76,37 @@ pub(crate) fn run(options: &Options) -> Fallible<()> {
     if lab.cores.proxy.is_empty() {
         eprintln!("there is no core for the proxy alone: throughput and latencies will mean little");
     }
+    if machine::load_average() > 0.5 {
+        eprintln!("this machine has other things to do: throughput and latencies will tell of them, too");
+    }
     let mut results = Results::default();
     let failures = measure(options, &lab, &contenders, &mut results);
-    let command = command_line();
-    println!("{}", report::heading(&Machine::look(), &contenders, options.rounds(), &command));
-    let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
-    println!("{}", report::figures(&results, &names));
-    println!(
-        "tinylb relative to each other one, medians of the ratios within a round:\n\n{}",
-        report::ratios(&results, "tinylb", &names)
-    );
+    report(options, &contenders, &results, failures)?;
     if failures == 0 { Ok(()) } else { Err(format!("{failures} measurements failed").into()) }
+}
+
+fn report(options: &Options, contenders: &[Contender], results: &Results, failures: usize) -> Fallible<()> {
+    let (variants, peers): (Vec<_>, Vec<_>) = contenders.iter().partition(|contender| contender.is_variant());
+    let conditions = report::conditions(&Machine::look(), &peers, options.rounds());
+    let command = command_line();
+    println!("{conditions} ± is half of the range. Repeated by `{command}`.\n\n{}", report::figures(results, &peers));
+    if options.quick {
+        println!("This was a quick run: it did less than the first column says, and its figures mean little.\n");
+    }
+    if let Some((tinylb, others)) = peers.split_first().filter(|(first, _)| first.name == "tinylb") {
+        println!("Ratio of tinylb to each, median of the rounds':\n\n{}", report::ratios(results, tinylb, others));
+        if !variants.is_empty() {
+            println!("Other settings (ratio to the default):\n\n{}", report::variants(results, tinylb, &variants));
+        }
+    }
+    if let Some(file) = &options.json {
+        fs::write(file, results.to_json().to_string())?;
+    }
+    if let Some(file) = options.chart().filter(|_| failures == 0) {
+        chart::draw(&file, results, &peers, &format!("{conditions} {command}"))?;
+        eprintln!("drew {}", file.display());
+    }
+    Ok(())
 }
 
 fn command_line() -> String {
@@ -99,19 +132,8 @@ fn make_room() -> Fallible<usize> {
 /// How many measurements failed.
 fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut Results) -> usize {
     let mut failures = 0;
-    let mut progress = Progress { begun: Instant::now(), done: 0, total: 0 };
-    let scenarios = options.scenarios();
-    let mut plan = Vec::new();
-    for round in 1..=options.rounds() {
-        for &scenario in scenarios.iter().filter(|scenario| scenario.is_due(round)) {
-            let mut turns: Vec<_> = contenders.iter().filter(|contender| scenario.concerns(contender)).collect();
-            // Nobody always comes after the same.
-            let first = round % turns.len().max(1);
-            turns.rotate_left(first);
-            plan.extend(turns.into_iter().map(|contender| (round, scenario, contender)));
-        }
-    }
-    progress.total = plan.len();
+    let plan = plan(options, contenders);
+    let mut progress = Progress { begun: Instant::now(), done: 0, total: plan.len() };
     for (round, scenario, contender) in plan {
         progress.tell(&format!("round {round} of {}: {}, {}", options.rounds(), scenario.name(), contender.name));
         match scenario.run(lab, contender) {
@@ -123,6 +145,21 @@ fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut
         }
     }
     failures
+}
+
+/// In each round each scenario, with all whom it concerns in turns.
+fn plan<'a>(options: &Options, contenders: &'a [Contender]) -> Vec<(usize, Scenario, &'a Contender)> {
+    let mut plan = Vec::new();
+    for round in 1..=options.rounds() {
+        for scenario in options.scenarios().into_iter().filter(|scenario| scenario.is_due(round)) {
+            let mut turns: Vec<_> = contenders.iter().filter(|contender| scenario.concerns(contender)).collect();
+            // Nobody always comes after the same.
+            let first = round % turns.len().max(1);
+            turns.rotate_left(first);
+            plan.extend(turns.into_iter().map(|contender| (round, scenario, contender)));
+        }
+    }
+    plan
 }
 
 struct Progress {
@@ -138,22 +175,4 @@ impl Progress {
         self.done += 1;
         eprintln!("{:3}/{} {what} ({} s left)", self.done, self.total, left.as_secs());
     }
-}
-
-/// cargo bench builds no examples.
-fn build_tinylb() -> Fallible<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let output = Command::new(cargo)
-        .args(["build", "--release", "--example", "tinylb", "--message-format", "json-render-diagnostics"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err("the example tinylb does not build".into());
-    }
-    let messages = String::from_utf8(output.stdout)?;
-    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut programs = artifacts.filter(|artifact| artifact["target"]["name"] == "tinylb");
-    let program = programs.find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
-    Ok(program.ok_or("cargo does not say where it put the example tinylb")?)
 }

@@ -4,11 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Fallible;
 use crate::contenders::Contender;
-use crate::measure::{Counter, monotonic_nanos, own_memory, settle};
+use crate::measure::{Counter, monotonic_nanos, own_memory};
 use crate::process::Cores;
 use crate::rig::{BACKENDS, Measured, Rig};
 
@@ -38,7 +39,7 @@ pub(crate) struct Sizes {
 impl Sizes {
     pub(crate) const FULL: Self = Self {
         short: 20_000,
-        round_trips: 150_000,
+        round_trips: 100_000,
         bulk: 4_000_000_000,
         pairs: [1000, 5000],
         stalled: 1000,
@@ -161,19 +162,33 @@ fn memory(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
         let per_pair = |bytes: f64| bytes / 1024.0 / pairs as f64;
         let before = own_memory(rig.pid())?;
         let load = rig.prepare(&format!("hold {pairs}"))?;
-        settle(rig.pid())?;
+        rig.settle()?;
         figures.push((during, per_pair(own_memory(rig.pid())? - before)));
         drop(load);
-        settle(rig.pid())?;
+        rig.settle()?;
         figures.push((after, per_pair(own_memory(rig.pid())? - before)));
     }
     let rig = Rig::start(lab, contender)?;
     let before = own_memory(rig.pid())?;
     let mut load = rig.prepare(&format!("stall {}", lab.sizes.stalled))?;
     load.run()?;
-    settle(rig.pid())?;
-    figures.push(("stalled", (own_memory(rig.pid())? - before) / 1024.0 / lab.sizes.stalled as f64));
+    let full = steady_memory(rig.pid())?;
+    figures.push(("stalled", (full - before) / 1024.0 / lab.sizes.stalled as f64));
     Ok(figures)
+}
+
+/// What it holds when all buffers on the way are full, which takes its time.
+fn steady_memory(pid: Pid) -> Fallible<f64> {
+    let mut before = own_memory(pid)?;
+    for _ in 0..50 {
+        thread::sleep(Duration::from_millis(300));
+        let now = own_memory(pid)?;
+        if now <= before {
+            break;
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 fn removal(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
@@ -195,7 +210,7 @@ fn removal(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
 fn remove(lab: &Lab, contender: &Contender, backends: u8, victims: usize, others: usize) -> Fallible<(f64, f64)> {
     let mut rig = Rig::assemble(lab, contender, &[backends], true)?;
     let mut load = rig.prepare(&format!("watch {victims} {others}"))?;
-    settle(rig.pid())?;
+    rig.settle()?;
     load.begin()?;
     load.expect("watching")?;
     thread::sleep(Duration::from_millis(20));
@@ -211,7 +226,7 @@ fn fairness(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
     // A backend for the messages alone: it is the proxy that is to keep them waiting.
     let rig = Rig::assemble(lab, contender, &[1, 1], false)?;
     let mut bulk = rig.prepare(&format!("bulk 16 {} 0 --backend 0", u64::MAX / 32))?;
-    let mut trips = rig.prepare(&format!("round-trips 1 {} --backend 1", lab.sizes.beside_bulk))?;
+    let mut trips = rig.prepare(&format!("round-trips 1 {} --seconds 3 --backend 1", lab.sizes.beside_bulk))?;
     bulk.begin()?;
     thread::sleep(Duration::from_millis(300));
     let report = trips.run()?;
@@ -223,7 +238,7 @@ fn syscalls(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
     let count = |work: String, times: usize| {
         let rig = Rig::start(lab, contender)?;
         let mut load = rig.prepare(&work)?;
-        settle(rig.pid())?;
+        rig.settle()?;
         let calls = counter.count(&lab.cores.others, rig.pid(), || load.run().map(drop))?;
         Ok::<_, Box<dyn std::error::Error>>(calls / times as f64)
     };

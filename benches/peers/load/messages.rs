@@ -35,15 +35,16 @@ impl RoundTrips {
         Ok(Self { poll, speakers })
     }
 
-    /// This many messages in all.
-    pub(crate) fn run(&mut self, messages: usize) -> Fallible<Latencies> {
+    /// This many messages in all, unless the time is up before.
+    pub(crate) fn run(&mut self, messages: usize, limit: Duration) -> Fallible<Latencies> {
+        let end = Instant::now() + limit;
         let mut events = Events::with_capacity(1024);
         let mut latencies = Latencies::begin(messages);
         let mut sent = messages.min(self.speakers.len());
         for speaker in &mut self.speakers[..sent] {
             speaker.say()?;
         }
-        while latencies.count() < messages {
+        while latencies.count() < messages && Instant::now() < end {
             self.poll.poll(&mut events, Some(Duration::from_secs(10)))?;
             if events.is_empty() {
                 return Err(format!("nothing for 10 s, after {} round trips", latencies.count()).into());

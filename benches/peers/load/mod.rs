@@ -10,6 +10,7 @@ mod watch;
 
 use std::io::{self, BufRead};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::Value;
@@ -22,10 +23,12 @@ pub(crate) use handle::Load;
 pub(crate) enum Work {
     /// Connect, send a message, read its echo, close
     Short { connections: usize, at_once: usize },
-    /// Messages back and forth on open connections, to one backend if one is named
+    /// Messages back and forth on open connections, to one backend if one is named, for so long at most
     RoundTrips {
         connections: usize,
         messages: usize,
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
         #[arg(long)]
         backend: Option<u8>,
     },
@@ -49,9 +52,9 @@ pub(crate) enum Work {
 pub(crate) fn work(target: SocketAddr, work: Work) -> Fallible<()> {
     match work {
         Work::Short { connections, at_once } => when_told(|| Ok(short::run(target, connections, at_once)?.report())),
-        Work::RoundTrips { connections, messages, backend } => {
+        Work::RoundTrips { connections, messages, seconds, backend } => {
             let mut trips = messages::RoundTrips::open(target, connections, backend)?;
-            when_told(|| Ok(trips.run(messages)?.report()))
+            when_told(|| Ok(trips.run(messages, Duration::from_secs(seconds))?.report()))
         }
         Work::Bulk { connections, upload, download, backend } => {
             let mut bulk = bulk::Bulk::open(target, connections, upload, download, backend)?;
