@@ -4,7 +4,6 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Fallible;
@@ -172,23 +171,14 @@ fn memory(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
     let before = own_memory(rig.pid())?;
     let mut load = rig.prepare(&format!("stall {}", lab.sizes.stalled))?;
     load.run()?;
-    let full = steady_memory(rig.pid())?;
+    // All buffers on the way have to be full, and whoever fills them may pause for another.
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(300));
+        rig.settle()?;
+    }
+    let full = own_memory(rig.pid())?;
     figures.push(("stalled", (full - before) / 1024.0 / lab.sizes.stalled as f64));
     Ok(figures)
-}
-
-/// What it holds when all buffers on the way are full, which takes its time.
-fn steady_memory(pid: Pid) -> Fallible<f64> {
-    let mut before = own_memory(pid)?;
-    for _ in 0..50 {
-        thread::sleep(Duration::from_millis(300));
-        let now = own_memory(pid)?;
-        if now <= before {
-            break;
-        }
-        before = now;
-    }
-    Ok(before)
 }
 
 fn removal(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
