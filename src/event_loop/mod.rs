@@ -10,6 +10,7 @@
 //! [`apply_update`](EventLoop::apply_update).
 
 mod accepting;
+mod closing;
 pub(crate) mod command;
 mod deadlines;
 mod dialling;
@@ -34,6 +35,7 @@ use log::debug;
 use mio::{Registry, Token};
 
 use self::accepting::ACCEPTS_PER_TURN;
+use self::closing::Closing;
 use self::command::Receiver;
 use self::deadlines::Deadlines;
 use self::door::Door;
@@ -74,6 +76,7 @@ pub(crate) struct EventLoop {
     commands: Receiver,
     door: Door,
     pairs: PairTable,
+    closing: Closing,
     roster: Roster,
     deadlines: Deadlines,
     /// The slots of pairs that wait for a descriptor to dial with, the first come first. A slot whose pair no longer
@@ -120,6 +123,7 @@ impl EventLoop {
             commands,
             door,
             pairs: PairTable::default(),
+            closing: Closing::default(),
             roster: Roster::new(rotation),
             deadlines: Deadlines::default(),
             starving: VecDeque::new(),
@@ -148,6 +152,7 @@ impl EventLoop {
                 Source::Pair(pair, end) => self.note(pair, end, readiness, now),
             }
         }
+        self.close_some();
         if self.commands.has_mail() {
             self.obey_commands(now);
         }
@@ -185,7 +190,7 @@ impl EventLoop {
 
     fn next_turn(&self, now: Instant) -> Option<Instant> {
         let may_feed = !self.starving.is_empty() && self.door.paused_until().is_none();
-        if self.pairs.has_queued() || self.may_accept() || may_feed {
+        if self.pairs.has_queued() || !self.closing.is_empty() || self.may_accept() || may_feed {
             return Some(now);
         }
         let drain_limit = match self.life {

@@ -755,6 +755,62 @@ fn c3_7_an_update_is_applied_in_the_next_turn_though_its_event_is_behind_in_the_
     assert_eq!(client.reads(), 0);
 }
 
+/// A rig with 300 pairs of the target `a` and one of `b`, and the update that takes `a` away, submitted.
+fn crowd_to_remove() -> (Rig, Scripted, Vec<(Seen, Seen)>, (Seen, Seen), Update) {
+    let a = (0..300).fold(Scripted::new("a"), |backend, _| backend.then(connects()));
+    let b = Scripted::new("b").then(connects());
+    let mut rig = Rig::new(&[("a", &a)]);
+    let victims = (0..300).map(|_| rig.pair(Script::new(), &a)).collect();
+    rig.update(&[("a", &a), ("b", &b)]);
+    let survivor = rig.pair(Script::new(), &b);
+    let update = rig.submit(&[("b", &b)]);
+    (rig, b, victims, survivor, update)
+}
+
+#[test]
+fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() {
+    let (mut rig, _, victims, (client, server), update) = crowd_to_remove();
+    rig.turn(COMMANDED);
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.ended.of(EndReason::TargetRemoved), stats.open), (300, 1));
+    let (last, _) = &victims[299];
+    last.then_reads([Act::Data(b"late".to_vec())]);
+    server.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
+    rig.turn(&[(last.token().unwrap(), READABLE), (server.token().unwrap(), READABLE)]);
+    assert_eq!((client.written(), last.reads()), (b"hello".to_vec(), 0));
+    assert!(update.poll().unwrap().is_none() && !last.is_dropped(), "all was closed in one turn");
+    assert!(victims.iter().all(|(_, backend)| !backend.is_dropped()), "a client has to wait for backends");
+    rig.settle(&[]);
+    assert_eq!(update.poll().unwrap().unwrap().closed, 300);
+    for socket in victims.iter().flat_map(|(client, backend)| [client, backend]) {
+        assert!(socket.is_dropped() && socket.is_aborted());
+    }
+    assert!(!client.is_dropped());
+}
+
+#[test]
+fn c3_5_an_update_is_applied_once_the_crowds_of_those_before_it_are_closed() {
+    let (mut rig, b, victims, _, first) = crowd_to_remove();
+    rig.turn(COMMANDED);
+    let second = rig.submit(&[("b", &b)]);
+    rig.turn(COMMANDED);
+    assert!(first.poll().unwrap().is_none() && second.poll().unwrap().is_none());
+    rig.settle(&[]);
+    assert_eq!([first, second].map(|update| update.poll().unwrap().unwrap().closed), [300, 0]);
+    assert!(victims.iter().all(|(client, backend)| client.is_dropped() && backend.is_dropped()));
+}
+
+#[test]
+fn c7_2_the_end_closes_what_is_still_to_be_closed() {
+    let (mut rig, _, victims, _, update) = crowd_to_remove();
+    rig.turn(COMMANDED);
+    rig.control.shutdown().unwrap();
+    rig.turn(COMMANDED);
+    assert!(rig.event_loop.is_over());
+    assert_eq!(update.poll().unwrap().unwrap().closed, 300);
+    assert!(victims.iter().all(|(client, backend)| client.is_dropped() && backend.is_dropped()));
+}
+
 #[test]
 fn c3_3_a_pair_stays_when_another_key_names_its_target_and_counts_for_the_key_that_picked_it() {
     let backend = Scripted::new("a").then(connects());

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::closing::Crowd;
 use super::pair::{Pair, Stage, Verdict};
 use super::{EventLoop, Life};
 use crate::observe::EndReason;
@@ -51,13 +52,17 @@ impl EventLoop {
 
     /// Cuts the pairs whose targets' time to drain is over.
     fn end_drained_out(&mut self, now: Instant) {
+        let mut crowd = Crowd::default();
         for slot in self.pairs.slot_numbers() {
-            if let Some(Pair { stage: Stage::Relaying(relaying), .. }) = self.pairs.get_mut(slot) {
-                if self.roster.has_drained_out(&relaying.assignment, now) {
-                    self.end(slot, EndReason::DrainLimit, now);
+            let Some(Pair { stage: Stage::Relaying(relaying), .. }) = self.pairs.get_mut(slot) else { continue };
+            if self.roster.has_drained_out(&relaying.assignment, now) {
+                if let Some((client, backend)) = self.part(slot, EndReason::DrainLimit, now) {
+                    crowd.push(client, backend);
                 }
             }
         }
+        self.closing.add(crowd, None);
+        self.close_some();
         self.roster.forget_drained_out(now);
     }
 }
