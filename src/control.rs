@@ -33,8 +33,9 @@ impl Control {
 
     /// Replaces the whole backend set, and closes every connection to a target that the new set does not name.
     ///
-    /// It returns at once; the loop applies the set in its next turn, in one step. Wait for the [`Update`] to know that
-    /// it is done. Updates that come faster than they are applied end in the last set, and a target that any of them
+    /// It returns at once. The loop takes the set over in its next turn, and in the same step ends what has to go: no byte
+    /// is moved for it from then on. Its sockets are closed with it, those of a crowd over a few turns, so that other
+    /// connections go on meanwhile. Wait for the [`Update`] to know that all is done. Updates that come faster than they are applied end in the last set, and a target that any of them
     /// lacked has its connections closed, even if a later one brings it back.
     ///
     /// # Errors

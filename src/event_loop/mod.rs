@@ -2,12 +2,13 @@
 //!
 //! `Server::run` waits for events and calls [`EventLoop::turn`] with them and the time; a test can do the same without
 //! a socket. A turn takes note of the events, obeys commands, drives the pairs that have something to do, looks after
-//! deadlines, accepts clients, and frees the slots of what it closed. Each of these steps is bounded, but for an update,
-//! the end of a drain and the end of everything, which close all that they have to in one step.
+//! deadlines, accepts clients, and frees the slots of what it closed. Each of these steps is bounded, but for those that
+//! end many pairs at a time. An update, and the limit of a drain, end all that they have to in one step, and leave the
+//! sockets of a crowd to be closed over the next turns; the end of everything closes everything.
 //!
 //! To follow one connection: [`accept`](EventLoop::accept), [`proceed_dialling`](EventLoop::proceed_dialling),
 //! [`establish`](EventLoop::establish), [`relay`](EventLoop::relay), [`end`](EventLoop::end). To follow one update:
-//! [`apply_update`](EventLoop::apply_update).
+//! [`apply_update`](EventLoop::apply_update), [`close_some`](EventLoop::close_some).
 
 mod accepting;
 mod closing;
