@@ -192,7 +192,7 @@ pub struct Applied {
     pub cancelled: usize,
     /// Connections to targets that are gone but may finish, since an update asked to drain them.
     pub draining: usize,
-    /// Backends in the set that is in force now.
+    /// Backends in the set that is in force with it.
     pub backends: usize,
 }
 

@@ -260,7 +260,7 @@ impl Builder {
     /// It is also the largest read, and larger reads cost less CPU: for a bulk transfer over loopback 0.58 s per GB
     /// with 16 KiB, 0.39 s with 64 KiB, 0.33 s with 256 KiB and 0.31 s with 512 KiB. One buffer of this size serves all
     /// connections; a connection holds bytes of its own only while its reader does not take them, and that many only if
-    /// the reader had kept up until then.
+    /// the reader had kept up for megabytes until then.
     pub fn buffer_size(mut self, bytes: usize) -> Self {
         self.buffer_size = bytes;
         self

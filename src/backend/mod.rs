@@ -63,7 +63,8 @@ pub trait Backend: Send + Sync {
     /// Begins a connection.
     ///
     /// Called on the balancer's thread, so it must not block: no name is looked up here, and nothing waited for.
-    /// Whether the connection succeeds is asked of the stream, by [`Stream::check_connect`].
+    /// Whether the connection succeeds is asked of the stream, by [`Stream::check_connect`]. Nobody else may keep its
+    /// socket: with a duplicate somewhere, closing it here would not close the connection.
     ///
     /// # Errors
     /// When the connection cannot even be begun. The next candidate is tried then, but for a lack of descriptors or

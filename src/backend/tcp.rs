@@ -51,7 +51,8 @@ impl TcpBackend {
     /// Has every socket passed to `prepare` right after its connection was begun, to set options beyond
     /// [`SocketOptions`](crate::SocketOptions). An error of it counts as a failed dial.
     ///
-    /// It runs on the balancer's thread and must not block. For what has to be set before connecting, such as a source
+    /// It runs on the balancer's thread and must not block, nor keep a duplicate of the socket, which would stay open with
+    /// it. For what has to be set before connecting, such as a source
     /// address, implement [`Backend`] with a socket of your own.
     pub fn on_socket(mut self, prepare: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
         self.on_socket = Some(Box::new(prepare));

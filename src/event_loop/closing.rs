@@ -27,8 +27,9 @@ impl Crowd {
 
 /// What ended in one step, and what is to be reported once all of it is closed.
 struct Batch {
-    sides: vec::IntoIter<Side>,
+    /// Dropped first, so that nobody waits who may be waited for by a stream of the host's as it is dropped.
     report: Option<Report>,
+    sides: vec::IntoIter<Side>,
 }
 
 /// An update that is applied once its batch is closed.
@@ -49,7 +50,7 @@ impl Closing {
     pub(crate) fn add(&mut self, crowd: Crowd, report: Option<Report>) {
         let mut sides = crowd.clients;
         sides.extend(crowd.backends);
-        self.0.push_back(Batch { sides: sides.into_iter(), report });
+        self.0.push_back(Batch { report, sides: sides.into_iter() });
     }
 
     pub(crate) fn is_empty(&self) -> bool {

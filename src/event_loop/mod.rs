@@ -54,7 +54,7 @@ use crate::rotation::Rotation;
 /// How many bytes one direction moves in one turn at most, but for the read that passes this.
 const BYTES_PER_DIRECTION: usize = 512 << 10;
 /// How much one turn does, in bytes moved or what takes as long: see the costs below. It ends with the drive that passes
-/// this. Whoever becomes ready meanwhile waits for its end.
+/// this, or one more. Whoever becomes ready meanwhile waits for its end.
 const WORK_PER_TURN: u64 = 1 << 20;
 /// What a drive costs besides the bytes: a few system calls, about as long as these bytes take.
 const DRIVE_COST: u64 = 8 << 10;
@@ -75,9 +75,9 @@ pub(crate) struct EventLoop {
     config: Config,
     registry: Registry,
     commands: Receiver,
+    closing: Closing,
     door: Door,
     pairs: PairTable,
-    closing: Closing,
     roster: Roster,
     deadlines: Deadlines,
     /// The slots of pairs that wait for a descriptor to dial with, the first come first. A slot whose pair no longer
@@ -233,8 +233,8 @@ impl EventLoop {
     /// Drives the pairs that have something to do by now, until the turn's work is done; the rest stay queued.
     ///
     /// Those that events have made ready come before those that had more to move than they may in a turn: so a small
-    /// message passes by any number of bulk transfers, which can therefore move much at a time. One of the latter goes
-    /// on in any turn, however many are ready.
+    /// message passes by transfers that never run dry, which can therefore move much at a time. One of the latter goes on
+    /// in any turn, however many are ready.
     fn drive_queue(&mut self, now: Instant) {
         let mut work = 0;
         let unfinished = self.pairs.queue_len(Lane::Unfinished);

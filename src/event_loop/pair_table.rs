@@ -115,17 +115,23 @@ impl PairTable {
     }
 
     /// How many slots are queued in a lane.
-    pub(crate) fn queue_len(&mut self, lane: Lane) -> usize {
-        self.lane(lane).len()
+    pub(crate) fn queue_len(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Ready => self.ready.len(),
+            Lane::Unfinished => self.unfinished.len(),
+        }
     }
 
-    /// The next slot of a lane, whose pair may be gone by now.
+    /// The next slot of a lane. Those whose pair is gone by now are passed over, lest they take the turn of another.
     pub(crate) fn dequeue(&mut self, lane: Lane) -> Option<usize> {
-        let slot = self.lane(lane).pop_front()?;
-        if let Some(entry) = self.slots.get_mut(slot) {
+        while let Some(slot) = self.lane(lane).pop_front() {
+            let Some(entry) = self.slots.get_mut(slot) else { continue };
             entry.is_queued = false;
+            if entry.pair.is_some() {
+                return Some(slot);
+            }
         }
-        Some(slot)
+        None
     }
 
     fn lane(&mut self, lane: Lane) -> &mut VecDeque<usize> {
@@ -148,10 +154,11 @@ impl PairTable {
         });
     }
 
-    /// Gives back the memory of a crowd of which most have left, as far as no slot behind is still taken. Whether there
-    /// was one.
+    /// Gives back the memory of a crowd of which most have left, as far as no slot behind is still taken. Whether that
+    /// was any.
     pub(crate) fn shrink(&mut self) -> bool {
-        if self.peak < SMALL || self.slots.len() > self.peak / 4 {
+        let before = self.slots.capacity();
+        if before < SMALL || self.slots.len() > self.peak / 4 {
             return false;
         }
         self.peak = self.slots.len();
@@ -159,7 +166,7 @@ impl PairTable {
         self.ready.shrink_to_fit();
         self.unfinished.shrink_to_fit();
         self.vacated.shrink_to_fit();
-        true
+        self.slots.capacity() < before
     }
 }
 
@@ -209,7 +216,7 @@ mod tests {
         table.reap();
         assert_eq!(table.len(), 0);
         assert_ne!(table.insert(pair(1)).slot, slot);
-        assert_eq!((table.dequeue(Lane::Ready), table.len()), (Some(slot), 1));
+        assert_eq!((table.dequeue(Lane::Ready), table.len()), (None, 1));
         table.reap();
         assert_eq!(table.insert(pair(2)).slot, slot);
     }
@@ -226,5 +233,17 @@ mod tests {
         assert!(table.shrink() && !table.shrink());
         assert_eq!((table.len(), table.slot_numbers()), (1, 0..1));
         assert!(table.get_mut(0).is_some());
+    }
+
+    #[test]
+    fn c9_1_so_does_a_crowd_whose_last_slot_is_the_last_to_leave() {
+        let mut table = PairTable::default();
+        let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id)).slot).collect();
+        for slot in slots {
+            table.take(slot);
+            table.reap();
+            table.shrink();
+        }
+        assert_eq!((table.len(), table.slot_numbers()), (0, 0..0));
     }
 }

@@ -755,8 +755,16 @@ fn c3_7_an_update_is_applied_in_the_next_turn_though_its_event_is_behind_in_the_
     assert_eq!(client.reads(), 0);
 }
 
-/// A rig with 300 pairs of the target `a` and one of `b`, and the update that takes `a` away, submitted.
-fn crowd_to_remove() -> (Rig, Scripted, Vec<(Seen, Seen)>, (Seen, Seen), Update) {
+/// 300 pairs of a target and one of another, and the update that takes the first target away, submitted.
+struct Removal {
+    rig: Rig,
+    b: Scripted,
+    victims: Vec<(Seen, Seen)>,
+    survivor: (Seen, Seen),
+    update: Update,
+}
+
+fn removal_of_a_crowd() -> Removal {
     let a = (0..300).fold(Scripted::new("a"), |backend, _| backend.then(connects()));
     let b = Scripted::new("b").then(connects());
     let mut rig = Rig::new(&[("a", &a)]);
@@ -764,12 +772,12 @@ fn crowd_to_remove() -> (Rig, Scripted, Vec<(Seen, Seen)>, (Seen, Seen), Update)
     rig.update(&[("a", &a), ("b", &b)]);
     let survivor = rig.pair(Script::new(), &b);
     let update = rig.submit(&[("b", &b)]);
-    (rig, b, victims, survivor, update)
+    Removal { rig, b, victims, survivor, update }
 }
 
 #[test]
 fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() {
-    let (mut rig, _, victims, (client, server), update) = crowd_to_remove();
+    let Removal { mut rig, victims, survivor: (client, server), update, .. } = removal_of_a_crowd();
     rig.turn(COMMANDED);
     let stats = rig.event_loop.stats(rig.now);
     assert_eq!((stats.ended.of(EndReason::TargetRemoved), stats.open), (300, 1));
@@ -790,7 +798,7 @@ fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() 
 
 #[test]
 fn c3_5_an_update_is_applied_once_the_crowds_of_those_before_it_are_closed() {
-    let (mut rig, b, victims, _, first) = crowd_to_remove();
+    let Removal { mut rig, b, victims, update: first, .. } = removal_of_a_crowd();
     rig.turn(COMMANDED);
     let second = rig.submit(&[("b", &b)]);
     rig.turn(COMMANDED);
@@ -802,7 +810,7 @@ fn c3_5_an_update_is_applied_once_the_crowds_of_those_before_it_are_closed() {
 
 #[test]
 fn c7_2_the_end_closes_what_is_still_to_be_closed() {
-    let (mut rig, _, victims, _, update) = crowd_to_remove();
+    let Removal { mut rig, victims, update, .. } = removal_of_a_crowd();
     rig.turn(COMMANDED);
     rig.control.shutdown().unwrap();
     rig.turn(COMMANDED);

@@ -76,7 +76,7 @@ pub trait Stream: io::Read + io::Write + Source + Send {
     /// Ends the write side: the peer reads what was written before, then an end of stream.
     ///
     /// Called when all that was written is flushed, which may have been nothing, and again after an event if it would
-    /// block. Reading goes on after it.
+    /// block. Reading goes on after it. Not called where the stream is dropped next and [that is enough](Self::drop_closes).
     ///
     /// # Errors
     /// `WouldBlock` if it has to wait; any other error cuts the connection.
@@ -114,8 +114,9 @@ pub trait Stream: io::Read + io::Write + Source + Send {
     }
 
     /// Whether dropping the stream is all that closing it takes: it comes off the event queue by that, and its peer reads
-    /// what was written, then an end of stream. So it is with sockets, and saves three system calls a connection. By
-    /// default `false`: the stream is deregistered before it is dropped, and [ended](Self::shutdown_write) before that.
+    /// what was written, then an end of stream. So it is with a socket of which nobody keeps a duplicate, and saves three
+    /// system calls a connection. By default `false`: the stream is deregistered before it is dropped, and
+    /// [ended](Self::shutdown_write) before that.
     fn drop_closes(&self) -> bool {
         false
     }
