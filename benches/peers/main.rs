@@ -6,7 +6,7 @@
 //! run.rs            a run: options, rounds, and what is made of them
 //!   report.rs  chart.rs  results.rs  machine.rs
 //! scenarios.rs      what is measured, and how
-//!   rig.rs            a proxy with backends behind it
+//!   rig.rs            a proxy with backends behind it; lab.rs: what there is to measure with
 //!   contenders.rs     the proxies; installed.rs: which there are, commands.rs: how they are started
 //!   measure.rs        CPU time, memory, system calls
 //! load/             the clients: a process that works when told to
@@ -23,6 +23,7 @@ mod chart;
 mod commands;
 mod contenders;
 mod installed;
+mod lab;
 mod load;
 mod machine;
 mod measure;

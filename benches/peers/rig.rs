@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use crate::Fallible;
 use crate::contenders::{Contender, Proxy};
+use crate::lab::Lab;
 use crate::load::{self, Load};
 use crate::measure::{cpu_seconds, settle};
 use crate::process::{self, Cores, Process};
-use crate::scenarios::Lab;
 
 pub(crate) const BACKENDS: u8 = 4;
 

@@ -8,11 +8,12 @@ use clap::Args;
 
 use crate::Fallible;
 use crate::contenders::Contender;
+use crate::lab::{Lab, Sizes};
 use crate::machine::{self, Machine};
 use crate::measure::Counter;
 use crate::process::Cores;
 use crate::results::Results;
-use crate::scenarios::{Lab, Scenario, Sizes};
+use crate::scenarios::Scenario;
 use crate::{chart, installed, network, report};
 
 #[derive(Args)]

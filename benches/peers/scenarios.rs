@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::Fallible;
 use crate::contenders::Contender;
-use crate::measure::{Counter, monotonic_nanos, own_memory};
-use crate::process::Cores;
+use crate::lab::Lab;
+use crate::measure::{monotonic_nanos, own_memory};
 use crate::rig::{BACKENDS, Measured, Rig};
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -23,52 +23,8 @@ pub(crate) enum Scenario {
     Syscalls,
 }
 
-/// How much of each there is.
-pub(crate) struct Sizes {
-    short: usize,
-    round_trips: usize,
-    bulk: u64,
-    pairs: [usize; 2],
-    stalled: usize,
-    removed_of_four: usize,
-    removed_at_once: [usize; 3],
-    beside_bulk: usize,
-}
-
-impl Sizes {
-    pub(crate) const FULL: Self = Self {
-        short: 20_000,
-        round_trips: 100_000,
-        bulk: 4_000_000_000,
-        pairs: [1000, 5000],
-        stalled: 1000,
-        removed_of_four: 250,
-        removed_at_once: [100, 1000, 9000],
-        beside_bulk: 2000,
-    };
-    /// Enough to show that all of it works.
-    pub(crate) const QUICK: Self = Self {
-        short: 1000,
-        round_trips: 10_000,
-        bulk: 400_000_000,
-        pairs: [200, 400],
-        stalled: 50,
-        removed_of_four: 50,
-        removed_at_once: [20, 100, 500],
-        beside_bulk: 100,
-    };
-}
-
 /// Figures by the names of their rows.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
-
-pub(crate) struct Lab {
-    pub(crate) cores: Cores,
-    pub(crate) sizes: Sizes,
-    pub(crate) counter: Option<Counter>,
-    /// How many pairs the descriptors of a proxy suffice for.
-    pub(crate) pairs: usize,
-}
 
 impl Scenario {
     pub(crate) fn name(self) -> String {
