@@ -106,7 +106,7 @@ impl fmt::Debug for Control {
 ///
 /// Once it is applied, the balancer reads no byte from a vanished target and writes none to it, and both sockets of each
 /// connection to one are closed. Bytes that a kernel had already, and the tail of a connection that had ended in order,
-/// may still arrive. (For [`update_draining`](Control::update_draining), that holds when the limit has run out.)
+/// may still arrive. (For [`update_draining`](Control::update_draining), that holds soon after the limit has run out.)
 ///
 /// Updates that were applied in one step all report what that step did.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! One client with the backend that serves it, from the accept until both sockets are closed.
+//! One client with the backend that serves it, from the accept until it ends and its sockets are left to be closed.
 
 use std::collections::BTreeSet;
 use std::io;
