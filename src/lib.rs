@@ -124,6 +124,8 @@ mod net;
 mod observe;
 mod relay;
 mod rotation;
+#[cfg(test)]
+mod schedules;
 mod server;
 
 /// The event library in whose terms [`Stream`] and [`Listener`] are written.

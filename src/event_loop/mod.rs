@@ -52,7 +52,7 @@ use crate::relay::Side;
 use crate::rotation::Rotation;
 
 /// How many bytes one direction moves in one turn at most, but for the read that passes this.
-const BYTES_PER_DIRECTION: usize = 512 << 10;
+pub(crate) const BYTES_PER_DIRECTION: usize = 512 << 10;
 /// How much one turn does, in bytes moved or what takes as long: see the costs below. It ends with the drive that passes
 /// this, or one more. Whoever becomes ready meanwhile waits for its end.
 const WORK_PER_TURN: u64 = 1 << 20;

@@ -156,7 +156,7 @@ impl EventLoop {
         self.life = Life::Over;
     }
 
-    pub(super) fn stats(&self, now: Instant) -> Stats {
+    pub(crate) fn stats(&self, now: Instant) -> Stats {
         Stats { backends: self.roster.backend_stats(now), departed: self.roster.departed(), ..self.totals.clone() }
     }
 }

@@ -1,7 +1,5 @@
 //! Whole turns without a socket: scripted streams, a scripted listener, and a clock that stands until it is moved.
 
-mod schedules;
-
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,222 @@
+//! What the host has asked of the balancer, what it was told, and so what must hold.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::super::steps::{Change, KEYS, Names};
+use super::network::{Connect, Dial, Network};
+use crate::event_loop::Limits;
+use crate::observe::{Applied, EndReason, Ended};
+
+pub(super) const LIMITS: Limits = Limits {
+    connect_timeout: Duration::from_secs(5),
+    dial_limit: Duration::from_secs(12),
+    idle_timeout: Some(Duration::from_secs(90)),
+    half_closed_timeout: Duration::from_secs(20),
+};
+
+/// What the host knows.
+#[derive(Default)]
+pub(super) struct Host {
+    /// The set in force.
+    pub(super) set: Names,
+    /// The updates that are to be in force after the next turn's commands.
+    pub(super) submitted: Vec<Change>,
+    /// Those that were given in the course of a turn.
+    pub(super) submitted_meanwhile: Vec<Change>,
+    pub(super) draining: BTreeMap<&'static str, Instant>,
+    pub(super) drain_until: Option<Instant>,
+    pub(super) is_shut_down: bool,
+    /// The balancer is dropped without being shut down.
+    pub(super) is_abandoned: bool,
+    /// The key served last.
+    cursor: Option<&'static str>,
+    tenures: BTreeMap<&'static str, u64>,
+    /// The failed dials of a key with its target since one succeeded, or more.
+    failed_dials: BTreeMap<(&'static str, &'static str), u32>,
+    /// What has been told.
+    pub(super) accepted: u64,
+    pub(super) ended: HashSet<u64>,
+    pub(super) connected: u64,
+    pub(super) attempts_failed: u64,
+    pub(super) bytes: [u64; 2],
+    /// The sockets of pairs whose target was removed by the update that is being applied.
+    removed: Vec<usize>,
+    /// Those of updates in force that were not reported as applied yet.
+    unreported: VecDeque<Vec<usize>>,
+    pub(super) reports: Vec<Applied>,
+}
+
+impl Host {
+    /// The set that governs what happens after the commands of the turn.
+    pub(super) fn next_set(&self) -> &Names {
+        self.submitted.last().map_or(&self.set, |change| &change.names)
+    }
+
+    pub(super) fn is_named(&self, target: &str) -> bool {
+        self.next_set().values().any(|named| *named == target)
+    }
+
+    /// The updates that were submitted are in force: something happens that comes after the commands of a turn.
+    pub(super) fn enforce(&mut self, network: &mut Network) {
+        if self.submitted.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut self.submitted);
+        let open: BTreeSet<_> = network.connected().map(|(_, backend)| network.target(backend)).collect();
+        for Change { names, limit } in &changes {
+            for target in &open {
+                match limit {
+                    _ if names.values().any(|named| named == target) => drop(self.draining.remove(target)),
+                    None => drop(self.draining.remove(target)),
+                    Some(limit) => {
+                        let until = network.now + *limit;
+                        let earliest = self.draining.get(target).map_or(until, |earlier| until.min(*earlier));
+                        self.draining.insert(target, earliest);
+                    }
+                }
+            }
+        }
+        self.draining.retain(|target, _| open.contains(target));
+        self.forget_vanished_dials(&changes, network);
+        let set = changes.into_iter().next_back().map(|change| change.names).unwrap_or_default();
+        for key in KEYS.into_iter().filter(|key| set.get(key) != self.set.get(key)) {
+            *self.tenures.entry(key).or_default() += 1;
+            self.failed_dials.retain(|(failed, _), _| *failed != key);
+        }
+        self.set = set;
+        self.unreported.push_back(std::mem::take(&mut self.removed));
+    }
+
+    /// A client that waited for a descriptor to dial a target with that has vanished does so no longer.
+    fn forget_vanished_dials(&self, changes: &[Change], network: &mut Network) {
+        let is_kept = |target: &str| {
+            changes.last().is_some_and(|last| last.is_naming(target)) && !changes.iter().any(|c| c.closes(target))
+        };
+        for socket in network.live().collect::<Vec<_>>() {
+            let socket = &mut network.sockets[socket];
+            if socket.starves_for.is_some_and(|dial| !is_kept(dial.target)) {
+                socket.starves_for = None;
+            }
+        }
+    }
+
+    /// A backend was picked for a client: the first after the one served last, but for those that the client has
+    /// tried or that may be ejected.
+    pub(super) fn judge_pick(&mut self, key: &'static str, client: usize, network: &Network) {
+        let after = |cursor| self.set.range(cursor..).filter(move |(key, _)| **key != cursor);
+        let order: Vec<_> = match self.cursor {
+            Some(cursor) => after(cursor).chain(self.set.range(..=cursor)).collect(),
+            None => self.set.iter().collect(),
+        };
+        let tried = &network.sockets[client].tried;
+        for (passed, target) in order.into_iter().take_while(|(passed, _)| **passed != key) {
+            let failed = self.failed_dials.get(&(*passed, *target)).copied().unwrap_or(0);
+            let limit = network.setting.ejecting_failures;
+            let may_be_ejected = limit > 0 && failed >= limit;
+            assert!(
+                may_be_ejected || tried.contains(&Dial { key: passed, target, attempt: 0 }),
+                "{passed} is passed over for {key}"
+            );
+        }
+        self.cursor = Some(key);
+    }
+
+    pub(super) fn judge_failed_attempt(&mut self, key: &'static str, target: &'static str) {
+        self.attempts_failed += 1;
+        *self.failed_dials.entry((key, target)).or_default() += 1;
+    }
+
+    pub(super) fn judge_connected(&mut self, key: &'static str, target: &'static str, tenure: u64) {
+        self.connected += 1;
+        if tenure == self.tenure(key) {
+            self.failed_dials.remove(&(key, target));
+        }
+    }
+
+    /// Tells apart the times for which a key has had one target without a break.
+    pub(super) fn tenure(&self, key: &str) -> u64 {
+        self.tenures.get(key).copied().unwrap_or(0)
+    }
+
+    /// A client has come to its end: it must be for a reason that fits.
+    pub(super) fn judge_end(&mut self, client: usize, ended: &Ended<'_>, network: &mut Network) {
+        assert!(self.ended.insert(ended.client.id), "ended twice");
+        assert!(self.fits(client, ended, network), "not a case of {:?}", ended.reason);
+        let backend = network.sockets[client].partner.filter(|_| ended.backend.is_some());
+        for socket in [Some(client), backend].into_iter().flatten() {
+            network.sockets[socket].is_over = true;
+            if ended.reason == EndReason::TargetRemoved {
+                self.removed.push(socket);
+            }
+        }
+    }
+
+    fn fits(&self, client: usize, ended: &Ended<'_>, network: &Network) -> bool {
+        let now = network.now;
+        let socket = &network.sockets[client];
+        let partner = socket.partner.map(|backend| &network.sockets[backend]);
+        let target = ended.backend.map(|(_, target)| target);
+        let active_at = socket.active_at.max(partner.map_or(socket.active_at, |partner| partner.active_at));
+        let is_past = |limit: Option<&Instant>| limit.is_some_and(|limit| *limit <= now);
+        match ended.reason {
+            EndReason::Finished => socket
+                .partner
+                .is_some_and(|backend| [client, backend].iter().all(|&side| network.is_ended_by_now(side))),
+            EndReason::ClientFailed => socket.is_broken,
+            EndReason::BackendFailed => partner.is_some_and(|partner| partner.is_broken),
+            EndReason::TargetRemoved => {
+                target.is_some_and(|target| self.submitted.iter().any(|change| change.closes(target)))
+            }
+            EndReason::DrainLimit => {
+                is_past(target.and_then(|target| self.draining.get(target))) || is_past(self.drain_until.as_ref())
+            }
+            EndReason::IdleTimeout => LIMITS.idle_timeout.is_some_and(|limit| active_at + limit <= now),
+            EndReason::HalfClosedTimeout => active_at + LIMITS.half_closed_timeout <= now,
+            EndReason::Shutdown => self.is_shut_down,
+            EndReason::NoBackend => self.next_set().is_empty(),
+            EndReason::BackendsFailed => {
+                let has_tried = |(key, target): (&&'static str, &&'static str)| {
+                    socket.tried.contains(&Dial { key, target, attempt: 0 })
+                };
+                !self.next_set().is_empty() && self.next_set().iter().all(has_tried)
+            }
+            EndReason::DialLimit => socket.began + LIMITS.dial_limit <= now,
+            EndReason::LocalFailure => socket.token.is_none(),
+        }
+    }
+
+    /// Updates are reported as applied: by now all that they removed is closed.
+    pub(super) fn judge_report(&mut self, applied: &Applied, network: &mut Network) {
+        let is_immediate = self.unreported.is_empty();
+        if is_immediate {
+            self.enforce(network);
+        }
+        if is_immediate && !self.is_shut_down && self.drain_until.is_none() {
+            let drains = |pair: &(usize, usize)| self.draining.contains_key(network.target(pair.1));
+            assert_eq!(applied.draining, network.connected().filter(drains).count());
+            assert_eq!(applied.backends, self.set.len());
+        }
+        let removed = self.unreported.pop_front().expect("reported, and nothing was submitted");
+        assert_eq!(applied.closed * 2, removed.len());
+        assert!(removed.iter().all(|&socket| network.sockets[socket].is_dropped), "reported before all is closed");
+        self.reports.push(*applied);
+    }
+
+    /// Whether an update is in force that is not reported as applied yet.
+    pub(super) fn has_unreported(&self) -> bool {
+        !self.unreported.is_empty()
+    }
+
+    /// Bytes may be moved on a socket: both of its pair are connected, and its target may have pairs. Returns the other.
+    pub(super) fn judge_transfer(&mut self, socket: usize, network: &mut Network) -> usize {
+        self.enforce(network);
+        let partner = network.sockets[socket].partner.expect("bytes are moved of a client without a backend");
+        let backend = if network.sockets[socket].dial.is_some() { socket } else { partner };
+        assert!(!network.sockets[socket].is_over, "bytes are moved after the end");
+        assert_eq!(network.sockets[backend].connect, Connect::Known, "bytes are moved before the connect");
+        let target = network.target(backend);
+        assert!(self.is_named(target) || self.draining.contains_key(target), "bytes are moved of a vanished target");
+        partner
+    }
+}
