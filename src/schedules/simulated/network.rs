@@ -2,27 +2,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
-use std::sync::LazyLock;
 use std::time::Instant;
 
 use mio::Token;
 
-use super::super::steps::{Dice, Happening, LARGEST, Setting};
+use super::super::steps::{Dice, Happening, Setting};
 use crate::net::Readiness;
 use crate::rotation::Random;
-
-const CYCLE: usize = 65_521;
-
-/// What the peer of a socket sends, from a position on: each socket's bytes begin at another place of one cycle.
-pub(super) fn bytes_of(socket: usize, position: usize, len: usize) -> &'static [u8] {
-    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
-        let mut dice = Random::new(7);
-        let cycle: Vec<u8> = (0..CYCLE).map(|_| dice.next() as u8).collect();
-        cycle.into_iter().cycle().take(CYCLE + LARGEST).collect()
-    });
-    let start = (socket * 7919 + position) % CYCLE;
-    &BYTES[start..start + len]
-}
 
 /// All sockets that ever were, and the dice that decide what a step leaves open.
 pub(super) struct Network {
@@ -55,7 +41,7 @@ pub(super) struct Socket {
     pub(super) dial: Option<Dial>,
     /// The other socket of the pair: a client's is that of the last dial made for it.
     pub(super) partner: Option<usize>,
-    /// The key's tenure when a backend was dialled.
+    /// That of the key that was picked last for a client.
     pub(super) tenure: u64,
     pub(super) began: Instant,
     pub(super) connect: Connect,

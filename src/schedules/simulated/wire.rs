@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
+use super::super::pattern::bytes_of;
 use super::super::steps::{Change, Names};
 use super::host::Host;
-use super::network::{Connect, Dial, Network, Socket, bytes_of};
+use super::network::{Connect, Dial, Network, Socket};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
 use crate::net::{Address, Listener, Readiness, Stream};
@@ -358,6 +359,7 @@ impl Backend for Node {
         let dial = Dial { key: self.key, target: self.target, attempt: request.attempt() };
         if network.sockets[client].starves_for.take() != Some(dial) && request.attempt() == 0 {
             host.judge_pick(self.key, client, network);
+            network.sockets[client].tenure = host.tenure(self.key);
         }
         assert!(network.sockets[client].tried.insert(dial), "tried again");
         let mishap = network.mishap().filter(|err| err.kind() != ErrorKind::Interrupted);
@@ -375,7 +377,6 @@ impl Backend for Node {
         network.sockets[client].partner = Some(socket);
         let preface = if network.one_in(5) { network.throw(50) as usize } else { 0 };
         network.sockets[socket].preface = preface;
-        network.sockets[socket].tenure = host.tenure(self.key);
         drop(world);
         let stream = Wire { world: self.world.clone(), socket };
         Ok(backend::Dial::new(stream).with_preface(vec![b'P'; preface]))
@@ -435,13 +436,13 @@ impl Observer for Eye {
         let (network, host) = &mut *world;
         host.enforce(network);
         let client = &network.sockets[client_of(connected.client.addr)];
-        let Some(Socket { dial: Some(Dial { key, target, .. }), connect, tenure, .. }) =
+        let Some(Socket { dial: Some(Dial { key, target, .. }), connect, .. }) =
             client.partner.map(|partner| &network.sockets[partner])
         else {
             panic!("connected with nobody")
         };
         assert_eq!((*key, *target, *connect), (connected.key, connected.target_name, Connect::Known));
-        host.judge_connected(key, target, *tenure);
+        host.judge_connected(key, target, client.tenure);
     }
 
     fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
