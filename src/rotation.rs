@@ -212,6 +212,17 @@ mod tests {
     }
 
     #[test]
+    fn randomness_is_that_of_split_mix_64() {
+        // The values that implementations of it are checked against.
+        let mut random = Random::new(1_234_567);
+        for number in
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423, 4_593_380_528_125_082_431]
+        {
+            assert_eq!(random.next(), number);
+        }
+    }
+
+    #[test]
     fn c2_1_picks_go_round_from_where_the_rotation_stands() {
         let mut rotation = rotation(3);
         assert_eq!(picks(&mut rotation, 7), [0, 1, 2, 0, 1, 2, 0]);

@@ -122,6 +122,20 @@ mod tests {
     }
 
     #[test]
+    fn c9_1_overridden_reminders_are_swept_when_they_outnumber_the_slots_and_not_before() {
+        let (mut deadlines, start) = (Deadlines::default(), Instant::now());
+        for slot in 0..3 {
+            deadlines.remind(slot, start + Duration::from_secs(1000));
+        }
+        for sooner in 1..=67 {
+            deadlines.remind(0, start + Duration::from_secs(1000 - sooner));
+        }
+        assert_eq!(deadlines.queue.len(), 2 * 3 + 64);
+        deadlines.remind(0, start);
+        assert_eq!(deadlines.queue.len(), 3);
+    }
+
+    #[test]
     fn c9_1_slots_that_are_no_more_take_no_memory() {
         let (mut deadlines, start) = (Deadlines::default(), Instant::now());
         for slot in 0..1000 {
@@ -129,6 +143,7 @@ mod tests {
         }
         deadlines.shrink(2);
         assert!(deadlines.armed.capacity() < 1000 && deadlines.queue.capacity() < 1000);
+        assert_eq!((deadlines.armed.len(), deadlines.queue.len()), (2, 2));
         deadlines.remind(7, start);
         assert_eq!(due(&mut deadlines, start + Duration::from_secs(2)), [7, 0, 1]);
     }

@@ -240,11 +240,8 @@ impl Relaying {
     fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
         let idle = limits.idle_timeout.map(|limit| (after(self.active_at, limit), EndReason::IdleTimeout));
         let half_closed = (after(self.active_at, limits.half_closed_timeout), EndReason::HalfClosedTimeout);
-        match idle {
-            _ if !self.is_half_closed() => idle,
-            Some(idle) if idle.0 < half_closed.0 => Some(idle),
-            _ => Some(half_closed),
-        }
+        let limits = idle.into_iter().chain(self.is_half_closed().then_some(half_closed));
+        limits.min_by_key(|(deadline, _)| *deadline)
     }
 
     /// Moves bytes both ways until both are blocked or have spent the budget.

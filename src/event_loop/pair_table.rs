@@ -236,6 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn c9_1_memory_that_is_little_or_cannot_be_given_back_is_kept() {
+        let mut table = PairTable::default();
+        let crowd = |table: &mut PairTable, count: usize| {
+            (0..count as u64).for_each(|id| _ = table.insert(pair(id)));
+            table.slots.shrink_to_fit();
+        };
+        let leave = |table: &mut PairTable, slots: std::ops::Range<usize>| {
+            slots.for_each(|slot| drop(table.take(slot)));
+            table.reap();
+            table.shrink()
+        };
+        crowd(&mut table, SMALL - 1);
+        assert!(!leave(&mut table, 0..SMALL - 1), "it was little");
+        crowd(&mut table, SMALL);
+        assert!(!leave(&mut table, 0..SMALL - 1), "the last slot is still taken");
+        assert!(leave(&mut table, SMALL - 1..SMALL));
+    }
+
+    #[test]
     fn c9_1_so_does_a_crowd_whose_last_slot_is_the_last_to_leave() {
         let mut table = PairTable::default();
         let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id)).slot).collect();

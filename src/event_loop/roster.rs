@@ -498,6 +498,9 @@ mod tests {
             difference.to_string(),
             "added 0, 1, 2, 3, 4, 5, 6, 7, removed 10, 11, 12, 13, 14, 15, 16, 17 and 2 more"
         );
-        assert!(!difference.is_empty() && Difference::default().is_empty());
+        let of =
+            |added, removed, changed| Difference { added: keys(added), removed: keys(removed), changed: keys(changed) };
+        assert!(of(0..0, 0..0, 0..0).is_empty());
+        assert!(![of(0..1, 0..0, 0..0), of(0..0, 0..1, 0..0), of(0..0, 0..0, 0..1)].iter().any(Difference::is_empty));
     }
 }

@@ -795,6 +795,19 @@ fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() 
 }
 
 #[test]
+fn c4_3_a_pause_ends_early_when_the_sockets_of_a_crowd_are_closed_at_last() {
+    let Removal { mut rig, victims, .. } = removal_of_a_crowd();
+    rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
+    let accepted = rig.event_loop.totals.accepted;
+    rig.turn(&[(token::COMMANDS, READABLE), (token::LISTENER, READABLE)]);
+    assert_eq!(rig.event_loop.totals.accepted, accepted);
+    let closed = |victims: &[(Seen, Seen)]| victims.iter().filter(|(client, _)| client.is_dropped()).count();
+    assert_eq!(closed(&victims), 128);
+    rig.turn(&[]);
+    assert_eq!((rig.event_loop.totals.accepted, closed(&victims)), (accepted + 1, 256));
+}
+
+#[test]
 fn c3_5_an_update_is_applied_once_the_crowds_of_those_before_it_are_closed() {
     let Removal { mut rig, b, victims, update: first, .. } = removal_of_a_crowd();
     rig.turn(COMMANDED);
@@ -1097,6 +1110,24 @@ fn c6_6_a_small_message_does_not_wait_for_the_bulk_transfers_before_it() {
 }
 
 #[test]
+fn c6_6_a_turn_of_nothing_but_bulk_transfers_is_bounded() {
+    let (mut rig, pairs) = crowd(20);
+    for (_, server) in &pairs {
+        server.then_reads((0..24).map(|_| Act::Data(vec![7; 128 << 10])));
+    }
+    let events: Vec<_> = pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
+    for (events, lane) in [(&events[..], Lane::Ready), (&[], Lane::Unfinished)] {
+        while rig.event_loop.pairs.queue_len(Lane::Ready) > 0 {
+            rig.turn(&[]);
+        }
+        let moved = rig.event_loop.totals.bytes_down;
+        rig.turn(events);
+        let moved = rig.event_loop.totals.bytes_down - moved;
+        assert!((WORK_PER_TURN / 2..2 * WORK_PER_TURN).contains(&moved), "{moved} bytes in a turn of {lane:?} pairs");
+    }
+}
+
+#[test]
 fn c6_6_a_bulk_transfer_goes_on_however_many_small_messages_there_are() {
     let (mut rig, pairs) = crowd(500);
     let (client, server) = &pairs[0];
@@ -1120,7 +1151,7 @@ fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
     let spurious: Vec<_> = backend.dialled().iter().map(|seen| (seen.token().unwrap(), READABLE)).collect();
     let next = rig.turn(&spurious);
     let left = rig.event_loop.pairs.queue_len(Lane::Ready);
-    assert!((1..1500).contains(&left), "{left} are left");
+    assert!((1..=1400).contains(&left), "{left} are left");
     assert_eq!(next, Some(rig.now), "the rest needs no event");
 }
 
@@ -1166,7 +1197,7 @@ fn c3_7_a_crowd_that_has_to_be_dialled_for_anew_is_taken_in_pieces() {
     let update = rig.submit(&[("b", &b)]);
     let next = rig.turn(COMMANDED);
     assert_eq!(update.poll().unwrap().unwrap().cancelled, 500);
-    assert!(b.dialled().len() <= ACCEPTS_PER_TURN, "{} dials in one turn", b.dialled().len());
+    assert!((30..=ACCEPTS_PER_TURN).contains(&b.dialled().len()), "{} dials in one turn", b.dialled().len());
     assert_eq!(next, Some(rig.now), "the rest needs no event");
     rig.settle(&[]);
     assert_eq!(b.dialled().len(), 500);
