@@ -375,6 +375,10 @@ mod scarce {
             scarce
         }
 
+        pub(super) fn addr(&self) -> SocketAddr {
+            self.addr
+        }
+
         pub(super) fn client(&self) -> TcpStream {
             connect(self.addr)
         }
@@ -534,6 +538,53 @@ fn c4_3_a_client_for_whom_no_descriptor_comes_is_refused_by_the_dial_limit() {
     assert!(start.elapsed() >= limit);
     balancer.wait_for("3 2 [(DialLimit, 1)]");
     clients.iter_mut().for_each(|client| assert_echo(client, b"still here"));
+}
+
+/// More clients than the standard library's listener has room for: the handshakes of the last are not even answered.
+#[cfg(target_os = "linux")]
+const MORE_THAN_A_BACKLOG: usize = 128 + 12;
+
+/// A client whose handshake may take its time.
+#[cfg(target_os = "linux")]
+fn begin_to_connect(addr: SocketAddr) -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let begun = socket.connect(&addr.into());
+    assert!(begun.is_ok() || begun.unwrap_err().raw_os_error() == Some(115)); // EINPROGRESS
+    socket
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn c4_3_with_a_full_backlog_emfile_rests_both_at_accept_and_at_dial_and_all_are_served_in_the_end() {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    // With one descriptor more, a client is let in for whom there is none to dial with.
+    for (descriptors, let_in) in [(4, 2), (5, 3)] {
+        let mut balancer = scarce::Scarce::start(descriptors, LONG);
+        let mut served: VecDeque<_> = (0..2).map(|_| balancer.client()).collect();
+        served.iter_mut().for_each(|client| assert_eq!(read_tag(client), "a"));
+        let waiting: Vec<_> = (0..MORE_THAN_A_BACKLOG).map(|_| begin_to_connect(balancer.addr())).collect();
+        wait_for("the backlog is full", || {
+            waiting.iter().rev().take(3).all(|client| client.peer_addr().is_err()).then_some(())
+        });
+        balancer.wait_for(&format!("{let_in} 2 []"));
+        balancer.assert_at_rest();
+
+        drop(served.pop_front());
+        balancer.wait_for(&format!("{} 2 []", let_in + 1));
+        balancer.assert_at_rest();
+        balancer.give_descriptors();
+
+        for client in waiting {
+            wait_for("its handshake", || client.peer_addr().ok());
+            client.set_nonblocking(false).unwrap();
+            let mut client = TcpStream::from(client);
+            impatient(&client);
+            assert_eq!(read_tag(&mut client), "a");
+        }
+        assert_echo(&mut served[0], b"still here");
+        balancer.wait_for(&format!("{} 1 []", 2 + MORE_THAN_A_BACKLOG));
+    }
 }
 
 // C4.4

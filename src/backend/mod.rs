@@ -68,7 +68,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// When the connection cannot even be begun. The next candidate is tried then, but for a lack of descriptors or
-    /// memory, which is waited for.
+    /// memory, which is waited for, and for `Interrupted`, after which it is begun again.
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial>;
 
     /// How many dials in a row make up one try of this backend, each told its number by [`DialRequest::attempt`] and

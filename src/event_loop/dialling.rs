@@ -68,6 +68,11 @@ impl EventLoop {
                     warn!("cannot dial for now: {err}{withheld}");
                 }
             }
+            // Says nothing of the backend. In a later turn, lest one that is always interrupted holds up everything.
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {
+                dialling.phase = Phase::Dial(candidate);
+                self.pairs.enqueue(slot, Lane::Ready);
+            }
             Err(err) => self.attempt_failed(slot, candidate, &err, now),
             Ok((backend, preface)) => {
                 let connecting = Connecting::new(backend, preface, candidate, now, &self.config.limits);

@@ -362,7 +362,7 @@ impl Backend for Node {
             network.sockets[client].tenure = host.tenure(self.key);
         }
         assert!(network.sockets[client].tried.insert(dial), "tried again");
-        let mishap = network.mishap().filter(|err| err.kind() != ErrorKind::Interrupted);
+        let mishap = network.mishap();
         if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
             network.note_failed(client, dial, &err);
             return Err(err);
@@ -411,9 +411,9 @@ impl Node {
 }
 
 impl Network {
-    /// A dial has failed. If only a descriptor was missing, or the like, it will be made again.
+    /// A dial has failed. If only a descriptor was missing, or the like, or a signal came, it will be made again.
     fn note_failed(&mut self, client: usize, dial: Dial, err: &io::Error) {
-        if crate::net::is_shortage(err) {
+        if crate::net::is_shortage(err) || err.kind() == ErrorKind::Interrupted {
             let client = &mut self.sockets[client];
             client.tried.remove(&dial);
             client.starves_for = Some(dial);
