@@ -13,12 +13,19 @@ mod simulated;
 mod sockets;
 mod steps;
 
+use self::steps::Schedule;
+
+/// Plays the schedule that these bytes stand for in the simulated world.
+pub(crate) fn play_bytes(bytes: &[u8]) {
+    simulated::play(&Schedule::of_bytes(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use std::panic::{self, AssertUnwindSafe};
 
-    use super::steps::Schedule;
     use super::*;
+    use crate::rotation::Random;
 
     /// A number that the environment gives, to play one schedule again or more of them.
     fn given(variable: &str) -> Option<u64> {
@@ -56,6 +63,14 @@ mod tests {
     #[test]
     fn the_promises_hold_in_every_simulated_schedule() {
         play_all(simulated::play, 3000, 3000);
+    }
+
+    #[test]
+    fn any_bytes_stand_for_a_schedule() {
+        let mut dice = Random::new(1);
+        for len in 0..300 {
+            play_bytes(&(0..len).map(|_| dice.next() as u8).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -143,7 +143,26 @@ impl Dice for Random {
     }
 }
 
+/// Bytes as dice, for a fuzzer to choose. When they are used up, all throws are zero.
+pub(crate) struct Tape<'a>(pub(crate) &'a [u8]);
+
+impl Dice for Tape<'_> {
+    fn next(&mut self) -> u64 {
+        let (throw, rest) = self.0.split_at(self.0.len().min(3));
+        self.0 = rest;
+        throw.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
 impl Schedule {
+    /// The schedule that bytes stand for.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        let mut tape = Tape(bytes);
+        let setting = Setting::draw(&mut tape);
+        let steps = std::iter::from_fn(|| (!tape.0.is_empty()).then(|| Step::draw(&mut tape, &setting)));
+        Self { setting, steps: steps.collect() }
+    }
+
     /// The schedule of a seed.
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Random::new(seed);
