@@ -2,7 +2,6 @@
 
 mod util;
 
-use std::collections::BTreeSet;
 use std::env;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,6 +11,8 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tinylb::{BackendSet, Builder, Control, Ejection, Error, Keepalive, Server, TcpBackend};
+#[cfg(target_os = "linux")]
+use util::process::{cpu_ticks, descriptors, resident, threads};
 use util::*;
 
 /// Accepts within [`PATIENCE`].
@@ -40,44 +41,13 @@ fn alone(test: &str, body: impl FnOnce()) {
     assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
 }
 
-/// The descriptors of this process that are open.
-#[cfg(target_os = "linux")]
-fn descriptors() -> BTreeSet<String> {
-    let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    links.filter_map(|entry| Some(format!("{:?}", std::fs::read_link(entry.path()).ok()?))).collect()
-}
-
-/// The names of this process's threads.
-#[cfg(target_os = "linux")]
-fn threads() -> Vec<String> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
-}
-
-/// How much CPU time the balancer's thread has used, in the system's ticks, of which there are 100 a second.
-#[cfg(target_os = "linux")]
-fn cpu_ticks() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-    let stat = stats.find(|stat| stat.contains("(tinylb)")).expect("no such thread");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
-/// How many bytes of memory this process occupies.
-#[cfg(target_os = "linux")]
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
 /// A loop that spins would use half a second of CPU time here, or a good part of it on a busy machine.
 #[cfg(target_os = "linux")]
 #[track_caller]
 fn assert_at_rest(when: &str) {
-    let before = cpu_ticks();
+    let before = cpu_ticks("tinylb");
     thread::sleep(Duration::from_millis(500));
-    let used = cpu_ticks() - before;
+    let used = cpu_ticks("tinylb") - before;
     assert!(used <= 3, "{used} ticks of CPU time, {when}");
 }
 

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test file is a program of its own, and none uses all of this")]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod process;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
