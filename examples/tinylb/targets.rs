@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tinylb::{Backend, BackendSet, TcpBackend, UnixBackend};
 
 /// What a backend is reached at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Ip(SocketAddr),
     /// `HOST:PORT`, to be looked up.
@@ -20,7 +20,7 @@ pub(crate) enum Target {
 }
 
 /// A target and the key that it stands under.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyedTarget {
     pub(crate) key: String,
     pub(crate) target: Target,
