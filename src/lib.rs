@@ -120,6 +120,9 @@ mod backend;
 mod control;
 mod error;
 mod event_loop;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod net;
 mod observe;
 mod relay;

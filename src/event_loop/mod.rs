@@ -19,6 +19,8 @@ mod door;
 mod obeying;
 mod pair;
 mod pair_table;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod relay_schedules;
 mod roster;
 mod throttle;
 mod timing;
