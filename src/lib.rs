@@ -128,6 +128,7 @@ mod observe;
 mod relay;
 mod rotation;
 mod server;
+mod sync;
 
 /// The event library in whose terms [`Stream`] and [`Listener`] are written.
 pub use mio;

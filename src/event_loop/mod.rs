@@ -27,7 +27,7 @@ mod timing;
 pub(crate) mod token;
 pub(crate) mod update;
 
-#[cfg(test)]
+#[cfg(all(test, not(tinylb_loom)))]
 mod tests;
 
 use std::collections::VecDeque;
