@@ -120,6 +120,9 @@ mod backend;
 mod control;
 mod error;
 mod event_loop;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod net;
 mod observe;
 mod relay;
@@ -127,6 +130,7 @@ mod rotation;
 #[cfg(test)]
 mod schedules;
 mod server;
+mod sync;
 
 /// The event library in whose terms [`Stream`] and [`Listener`] are written.
 pub use mio;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Poll, Waker};
+use mio::{Events, Poll};
 
 use crate::backend::BackendSet;
 use crate::control::Control;
@@ -17,6 +17,7 @@ use crate::event_loop::{Config, EventLoop, Limits, command, token};
 use crate::net::{Address, IntoListener, Keepalive, Readiness, SocketOptions};
 use crate::observe::{EndReason, Observer, Summary, Unobserved};
 use crate::rotation::{Ejection, Random, Rotation};
+use crate::sync::Waker;
 
 /// How many events one turn takes up at most.
 const EVENTS_PER_TURN: usize = 1024;

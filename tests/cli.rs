@@ -346,6 +346,8 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
         (b"set x", "KEY=TARGET"),
         (b"set =127.0.0.1:1", "key"),
         (b"set -x=127.0.0.1:1", "key"),
+        (b"set \xef\xbb\xbfx=127.0.0.1:1", "feff"),
+        (b"set x=unix:/a\x1b[31m", "control"),
         (b"set x=127.0.0.1", "HOST:PORT"),
         (b"set x=127.0.0.1:0", "port"),
         (b"set x=127.0.0.1:", "port"),

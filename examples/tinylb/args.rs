@@ -9,6 +9,7 @@ use tinylb::{Builder, Keepalive, Server};
 
 use crate::listen::ListenAddr;
 use crate::targets::KeyedTarget;
+use crate::values::{log_level, seconds};
 
 /// A round-robin load balancer for stream connections. When a backend leaves the set, its connections are closed at
 /// once, and nothing more is sent to it or taken from it.
@@ -118,18 +119,4 @@ impl Args {
         }
         builder
     }
-}
-
-/// Seconds, decimals allowed.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    if number.is_sign_negative() && number != 0.0 {
-        return Err("seconds cannot be negative".to_owned());
-    }
-    Duration::try_from_secs_f64(number).map_err(|_| "not a finite number of seconds, or too large".to_owned())
-}
-
-fn log_level(text: &str) -> Result<LevelFilter, String> {
-    // The parser's own error does not say which levels there are.
-    text.parse().map_err(|_| "must be off, error, warn, info, debug or trace".to_owned())
 }

@@ -1,5 +1,7 @@
 //! The backends file: reading it, and rereading it when it changes.
 
+mod parse;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,53 +12,30 @@ use std::time::Duration;
 use log::info;
 use tinylb::{Applied, BackendSet};
 
+use self::parse::{Line, Problem, parse};
 use crate::complain;
 use crate::running_set::RunningSet;
 use crate::sources::Sources;
-use crate::targets::{KeyedTarget, twice};
+use crate::targets::KeyedTarget;
 
 /// How often the file is looked at. A change counts once it was seen twice.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// The largest file there may be.
 const LARGEST: u64 = 16 << 20;
 
-/// What is wrong with the file, and in which line, if in one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
-    line: Option<usize>,
-    what: String,
-}
-
-impl Problem {
-    fn of_file(err: io::Error) -> Self {
-        err.to_string().into()
-    }
-
-    /// The message to the user.
-    pub(crate) fn in_file(&self, path: &Path) -> String {
-        let (path, what) = (path.display(), &self.what);
-        match self.line {
-            Some(line) => format!("{path}:{line}: {what}"),
-            None => format!("{path}: {what}"),
-        }
-    }
-}
-
-impl From<String> for Problem {
-    fn from(what: String) -> Self {
-        Self { line: None, what }
-    }
+fn of_file(err: io::Error) -> Problem {
+    err.to_string().into()
 }
 
 /// The file's content.
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     // Asked before it is opened: to open a pipe waits for a writer, and to read it again finds nothing.
-    if !fs::metadata(path).map_err(Problem::of_file)?.is_file() {
+    if !fs::metadata(path).map_err(of_file)?.is_file() {
         return Err("not a regular file".to_owned().into());
     }
     let mut content = Vec::new();
-    let file = File::open(path).map_err(Problem::of_file)?;
-    file.take(LARGEST + 1).read_to_end(&mut content).map_err(Problem::of_file)?;
+    let file = File::open(path).map_err(of_file)?;
+    file.take(LARGEST + 1).read_to_end(&mut content).map_err(of_file)?;
     if content.len() as u64 > LARGEST {
         return Err(format!("larger than {LARGEST} bytes").into());
     }
@@ -70,24 +49,14 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Reads the lines, and looks names up.
-    fn parse(content: &[u8]) -> Result<Self, Problem> {
+    /// Reads the lines, and looks names up once there is nothing wrong with any.
+    fn of(content: &[u8]) -> Result<Self, Problem> {
         let mut line_of = BTreeMap::new();
         let mut backends = Vec::new();
-        // Some editors put a mark before the text, which is no part of the first key.
-        let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-        for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
-            let problem = |what| Problem { line: Some(number), what };
-            let line = std::str::from_utf8(line).map_err(|_| problem("not UTF-8".to_owned()))?;
-            let line = without_comment(line).trim();
-            if line.is_empty() {
-                continue;
-            }
-            let KeyedTarget { key, target } = line.parse().map_err(problem)?;
-            if line_of.insert(key.clone(), number).is_some() {
-                return Err(problem(twice(&key)));
-            }
-            backends.push((key, target.resolve().map_err(problem)?));
+        for Line { number, backend: KeyedTarget { key, target } } in parse(content)? {
+            let backend = target.resolve().map_err(|what| Problem { line: Some(number), what })?;
+            backends.push((key.clone(), backend));
+            line_of.insert(key, number);
         }
         Ok(Self { set: backends.into_iter().collect(), line_of })
     }
@@ -98,12 +67,6 @@ impl Lines {
             .with_file(self.set)
             .map_err(|misfit| Problem { line: self.line_of.get(&misfit.key).copied(), what: misfit.to_string() })
     }
-}
-
-/// A `#` within a word is part of it.
-fn without_comment(line: &str) -> &str {
-    let begins_comment = |(at, _): &(usize, &str)| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
-    line.match_indices('#').find(begins_comment).map_or(line, |(at, _)| &line[..at])
 }
 
 /// What the file was found to be.
@@ -123,7 +86,7 @@ impl BackendsFile {
     pub(crate) fn open(path: &Path) -> Result<(Self, Lines), String> {
         let open = || {
             let content = read(path)?;
-            let lines = Lines::parse(&content)?;
+            let lines = Lines::of(&content)?;
             Ok((Self { path: path.to_owned(), judged: Ok(content), unsettled: None }, lines))
         };
         open().map_err(|problem: Problem| problem.in_file(path))
@@ -171,6 +134,6 @@ impl BackendsFile {
 }
 
 fn apply(content: &[u8], running: &RunningSet) -> Result<Applied, Problem> {
-    let lines = Lines::parse(content)?;
+    let lines = Lines::of(content)?;
     running.change(None, |sources| lines.merge_into(sources))
 }

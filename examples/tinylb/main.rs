@@ -13,6 +13,7 @@ mod signals;
 mod sources;
 mod stats;
 mod targets;
+mod values;
 
 use std::error::Error;
 use std::io::{self, Write};

@@ -3,17 +3,19 @@
 //! Whoever waits holds a [`Reply`] to a [`Promise`] that the loop keeps or, by ending, breaks.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
-
-use mio::Waker;
 
 use super::update::{MergedUpdate, Vanished};
 use crate::backend::BackendSet;
 use crate::error::Error;
 use crate::observe::{Applied, Stats};
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Waker, current_thread};
+
+#[cfg(all(test, tinylb_loom))]
+mod loom_models;
 
 /// A mailbox that wakes the loop, and the loop's end of it.
 pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
@@ -144,7 +146,7 @@ impl Sender {
     }
 
     fn is_own_thread(&self) -> bool {
-        self.0.lock().run == Run::On(thread::current().id())
+        self.0.lock().run == Run::On(current_thread())
     }
 }
 
@@ -157,7 +159,7 @@ pub(crate) struct Orders {
 impl Receiver {
     /// The loop runs from now on, on this thread.
     pub(crate) fn start(&self) {
-        self.0.lock().run = Run::On(thread::current().id());
+        self.0.lock().run = Run::On(current_thread());
     }
 
     /// Whether something was put in since this was last asked; the first time it says so in any case.

@@ -19,13 +19,15 @@ mod door;
 mod obeying;
 mod pair;
 mod pair_table;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod relay_schedules;
 mod roster;
 mod throttle;
 mod timing;
 pub(crate) mod token;
 pub(crate) mod update;
 
-#[cfg(test)]
+#[cfg(all(test, not(tinylb_loom)))]
 mod tests;
 
 use std::collections::VecDeque;
