@@ -2,15 +2,18 @@
 //! has no such call any more.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tinylb::{BackendSet, Control, EndReason, Server};
+use tinylb::{BackendSet, Control, EndReason, Server, TcpBackend};
 
-use crate::faulty::{Call, ERROR, Fault, Lab, Moment, Side};
-use crate::rig::Rig;
+use crate::faulty::{Call, ERROR, Fault, FaultyBackend, Lab, Moment, Side};
+use crate::rig::{Books, Rig};
 use crate::talk::{HEADER, Order, Received, Talk};
-use crate::util::{PATIENCE, StreamEnd};
+use crate::util::{PATIENCE, StreamEnd, connect, impatient, pattern, read_to_end};
 
 /// Every call that is made on a stream, by the side of the pair.
 const CALLS: [(Side, Call); 16] = [
@@ -84,9 +87,24 @@ struct Life {
     side: Side,
     call: Call,
     nth: usize,
-    /// What the plan acts by, and the set without the pair's first target.
-    hands: OnceLock<(Control, BackendSet)>,
+    hands: OnceLock<Hands>,
     has_struck: AtomicBool,
+    /// Whether the removed target's stream was touched once the removal was told to be done.
+    was_touched: AtomicBool,
+}
+
+/// What the plan acts by.
+struct Hands {
+    control: Control,
+    /// The set without the pair's first target.
+    without_target: BackendSet,
+    books: Books,
+}
+
+impl fmt::Debug for Hands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hands")
+    }
 }
 
 impl Life {
@@ -105,7 +123,8 @@ impl Life {
         let rig = Rig::new(builder, 2, lab);
         let mut without_target = rig.set();
         without_target.remove("b").unwrap();
-        life.hands.set((rig.balancer.control.clone(), without_target)).ok().unwrap();
+        let (control, books) = (rig.balancer.control.clone(), rig.books.clone());
+        life.hands.set(Hands { control, without_target, books }).unwrap();
 
         // It has backend a, so that the pair in question begins with b.
         let bystander = Talk::new(1, 1_000, 1_000, Order::ClientFirst);
@@ -141,12 +160,17 @@ impl Life {
 
     fn fault(&self, moment: Moment) -> Fault {
         if self.mishap == Mishap::ErrorInDrain && (moment.call, moment.stream) == (Call::Register, 1) {
-            self.hands.get().unwrap().0.drain(PATIENCE * 3).unwrap();
+            self.hands.get().unwrap().control.drain(PATIENCE * 3).unwrap();
+        }
+        if self.mishap == Mishap::Removal && (moment.side, moment.stream) == (Side::Backend, 1) {
+            // The first update was the set to begin with.
+            let is_removed = self.has_struck() && self.hands.get().unwrap().books.lock().updates == 2;
+            self.was_touched.fetch_or(is_removed, Ordering::SeqCst);
         }
         // The pair in question is the second that there is.
         if (moment.side, moment.call, moment.stream, moment.nth) == (self.side, self.call, 1, self.nth) {
             self.has_struck.store(true, Ordering::SeqCst);
-            let (control, without_target) = self.hands.get().unwrap();
+            let Hands { control, without_target, .. } = self.hands.get().unwrap();
             match self.mishap {
                 Mishap::Error | Mishap::ErrorInDrain => return Fault::Fail(self.error()),
                 Mishap::Removal => drop(control.update(without_target.clone()).unwrap()),
@@ -171,6 +195,7 @@ impl Life {
         let talk = self.talk();
         let end = rig.books.end_of(1);
         assert!(self.due(rig).contains(&end.reason), "{:?}", end.reason);
+        assert!(!self.was_touched.load(Ordering::SeqCst), "C3.5: touched after the removal was applied");
         let got_header = end.bytes_up >= HEADER as u64;
         let reports = rig.reports(1 + usize::from(got_header));
         let at_backend = reports.get(&talk.seed).map(|(_, received)| received);
@@ -214,7 +239,8 @@ impl Life {
             return &[Finished];
         }
         match (self.mishap, self.side, self.call) {
-            // Unless it had come to its end when the loop looked at its orders.
+            // Unless it had come to its end when the loop looked at its orders, which no dial has.
+            (Mishap::Removal, _, Call::Register | Call::Dial) if books.connected[&1] == "b" => &[],
             (Mishap::Removal, ..) if books.connected[&1] == "b" => &[TargetRemoved, Finished],
             (Mishap::Removal, ..) => &[Finished],
             (Mishap::Shutdown, ..) => &[Shutdown, Finished],
@@ -243,6 +269,7 @@ fn walk(manner: Manner, order: Order, mishap: Mishap, reached: &mut BTreeSet<(Si
                 nth,
                 hands: OnceLock::new(),
                 has_struck: AtomicBool::new(false),
+                was_touched: AtomicBool::new(false),
             };
             if !life.live() {
                 break;
@@ -281,4 +308,38 @@ fn c3_2_a_removal_during_any_call_closes_the_pair_or_moves_its_dial_on() {
 #[test]
 fn c7_2_a_shutdown_during_any_call_leaves_nothing_open() {
     walk_all(Mishap::Shutdown, &[Order::BackendFirst]);
+}
+
+/// The side is not read from until a write to it has failed.
+#[test]
+fn c6_4_what_a_side_had_sent_goes_on_though_nothing_can_be_written_to_it_any_more() {
+    const EPIPE: i32 = 32;
+    for failing in [Side::Client, Side::Backend] {
+        let has_failed = AtomicBool::new(false);
+        let plan = move |moment: Moment| match (moment.side == failing, moment.call) {
+            (true, Call::Write) => {
+                has_failed.store(true, Ordering::SeqCst);
+                Fault::Fail(EPIPE)
+            }
+            (true, Call::Read) if !has_failed.load(Ordering::SeqCst) => Fault::Block,
+            _ => Fault::Nothing,
+        };
+        let rig = Rig::new(Server::builder(), 0, Lab::new(plan));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = TcpBackend::new(listener.local_addr().unwrap());
+        rig.balancer.update([("a", FaultyBackend::new(backend, &rig.lab))].into());
+        let client = connect(rig.balancer.addr);
+        let (backend, _) = listener.accept().unwrap();
+        impatient(&backend);
+        let (mut failing_peer, mut other) = if failing == Side::Client { (client, backend) } else { (backend, client) };
+        let sent = pattern(10_000);
+        failing_peer.write_all(&sent).unwrap();
+
+        other.write_all(b"cannot be delivered").unwrap();
+
+        let (received, end) = read_to_end(&mut other);
+        assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+        assert!(end == StreamEnd::Reset || cfg!(not(feature = "socket2")));
+        rig.end();
+    }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use tinylb::{
-    AttemptFailed, BackendSet, Builder, Client, Connected, EndReason, Ended, IntoListener, Listener, Observer,
+    Applied, AttemptFailed, BackendSet, Builder, Client, Connected, EndReason, Ended, IntoListener, Listener, Observer,
     TcpBackend, Usage,
 };
 
@@ -137,6 +137,8 @@ pub(crate) struct Entries {
     /// Of failed attempts: the client, the key, the error.
     pub(crate) failed: Vec<(u64, String, io::ErrorKind)>,
     pub(crate) ended: BTreeMap<u64, End>,
+    /// How many updates were applied.
+    pub(crate) updates: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -173,6 +175,10 @@ impl Observer for Books {
 
     fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
         self.lock().failed.push((failed.client.id, failed.key.to_owned(), failed.error.kind()));
+    }
+
+    fn updated(&mut self, _: &Applied) {
+        self.lock().updates += 1;
     }
 
     fn ended(&mut self, ended: &Ended<'_>) {
