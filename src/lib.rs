@@ -127,7 +127,7 @@ mod net;
 mod observe;
 mod relay;
 mod rotation;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod schedules;
 mod server;
 mod sync;

@@ -7,6 +7,7 @@
 //! `TINYLB_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played and from where on, `TINYLB_SEED` has one played.
 
 mod pattern;
+#[cfg(test)]
 mod shrink;
 mod simulated;
 #[cfg(test)]

@@ -164,6 +164,7 @@ impl Schedule {
     }
 
     /// The schedule of a seed.
+    #[cfg(test)]
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Random::new(seed);
         let setting = Setting::draw(&mut dice);

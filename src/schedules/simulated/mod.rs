@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Poll, Token, Waker};
+use mio::{Poll, Token};
 
 use self::host::{Host, LIMITS};
 use self::network::{Connect, Network, Socket};
@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::event_loop::{BYTES_PER_DIRECTION, Config, EventLoop, command, token};
 use crate::net::{Address, Readiness, SocketOptions};
 use crate::rotation::{Ejection, Random, Rotation};
+use crate::sync::Waker;
 
 /// Plays a schedule, and panics if the balancer breaks a promise.
 pub(crate) fn play(schedule: &Schedule) {
