@@ -145,7 +145,7 @@ fn c4_3_so_does_a_shortage_of_what_it_takes_to_register_a_backend() {
         let stream = talk(0).begin(rig.balancer.addr);
 
         assert_made_now_and_then(&rig, Call::Dial);
-        assert_eq!(rig.lab.open(), 1, "what was dialled in vain is still open");
+        wait_for("what was dialled in vain is closed", || (rig.lab.open() == 1).then_some(()));
         short.end();
 
         assert_served(&rig, &talk(0), stream);
