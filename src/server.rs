@@ -407,6 +407,57 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_builder_shows_all_that_was_set() {
+        let secs = Duration::from_secs;
+        let set = BackendSet::from([("key", crate::TcpBackend::new(([127, 0, 0, 1], 80).into()))]);
+        let keepalive = Keepalive { idle: secs(101), ..Keepalive::default() };
+        let builder = Server::builder()
+            .seed(102)
+            .backends(set)
+            .connect_timeout(secs(103))
+            .dial_limit(secs(104))
+            .idle_timeout(Some(secs(105)))
+            .half_closed_timeout(secs(106))
+            .max_connections(107)
+            .buffer_size(108)
+            .nodelay(false)
+            .keepalive(Some(keepalive))
+            .user_timeout(Some(secs(109)))
+            .ejection(Ejection { failures: 110, ..Ejection::default() })
+            .random_first_pick(true)
+            .observer(Unobserved);
+        let shown = format!("{builder:?}");
+        for value in (101..=110).map(|number| number.to_string()) {
+            assert!(shown.contains(&value), "{value} is not in {shown}");
+        }
+        for value in ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true"] {
+            assert!(shown.contains(value), "{value} is not in {shown}");
+        }
+    }
+
+    #[test]
+    fn servers_and_their_handles_show_where_they_listen_and_what_came_of_updates() {
+        let server = Server::builder().build(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let (control, addr) = (server.control(), server.local_addr().to_string());
+        assert!(format!("{server:?}").contains(&addr) && format!("{control:?}").contains(&addr));
+        let update = control.update(BackendSet::new()).unwrap();
+        assert_eq!(format!("{update:?}"), "Update(Ok(None))");
+        drop(server);
+        assert_eq!(format!("{update:?}"), "Update(Err(Stopped))");
+    }
+
+    #[test]
+    fn c9_1_limits_may_be_as_large_as_they_are_documented_to_be() {
+        let build = |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let second = Duration::from_secs(1);
+        assert!(build(Server::builder().buffer_size(16 << 20)).is_ok());
+        assert!(build(Server::builder().buffer_size((16 << 20) + 1)).is_err());
+        let steady = Ejection { base: second, max: second, ..Ejection::default() };
+        assert!(build(Server::builder().ejection(steady)).is_ok());
+        assert!(build(Server::builder().ejection(Ejection { base: 2 * second, ..steady })).is_err());
+    }
+
+    #[test]
     fn c6_7_options_that_no_socket_takes_are_refused_when_the_server_is_built() {
         let build = |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let keepalive = Keepalive { idle: Duration::from_secs(32_768), ..Keepalive::default() };

@@ -307,6 +307,30 @@ mod tests {
         assert_eq!(set.clone().into_iter().collect::<BackendSet>(), set);
         set.retain(|entry| entry.key() != "b");
         assert!(set.is_empty());
+        set.insert("c", Named("t"));
+        assert!(!set.is_empty());
+        set.clear();
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn c1_1_its_iterators_know_how_many_are_left() {
+        let set = BackendSet::from([("a", Named("t")), ("b", Named("t"))]);
+        let (mut entries, mut taken_apart) = (set.iter(), set.clone().into_iter());
+        assert_eq!((entries.size_hint(), taken_apart.size_hint()), ((2, Some(2)), (2, Some(2))));
+        entries.next();
+        taken_apart.next();
+        assert_eq!((entries.len(), taken_apart.len()), (1, 1));
+    }
+
+    #[test]
+    fn it_shows_keys_and_target_names() {
+        let set = BackendSet::from([("a", Named("t")), ("b", Named("u"))]);
+        assert_eq!(format!("{set:?}"), r#"{"a": "t", "b": "u"}"#);
+        let entry = r#"Entry { key: "a", target_name: "t", .. }"#;
+        assert_eq!(format!("{:?}", set.get("a").unwrap()), entry);
+        assert!(format!("{:?}", set.iter()).starts_with(&format!("[{entry}, ")));
+        assert_eq!(format!("{:?}", set.into_iter()), r#"["a", "b"]"#);
     }
 
     #[test]

@@ -123,13 +123,19 @@ mod tests {
         let listeners = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let addrs: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         let backend = TcpBackend { addrs: addrs.clone(), ..TcpBackend::new(addrs[0]) };
-        assert_eq!(backend.attempts(), 3);
+        assert_eq!((backend.attempts(), backend.addrs()), (3, &addrs[..]));
         for (attempt, listener) in listeners.iter().enumerate() {
             let (client, from, options) = (Script::new(), Address::Other("client".into()), SocketOptions::default());
             let dial = backend.dial(&DialRequest::new(&client, &from, attempt as u32, &options)).unwrap();
             let (_, peer) = listener.accept().unwrap();
             assert_eq!(dial.stream.local_addr().unwrap(), Address::Ip(peer));
         }
+    }
+
+    #[test]
+    fn it_shows_its_name_and_addresses() {
+        let backend = TcpBackend { target_name: "db:80".into(), ..TcpBackend::new(([10, 0, 0, 1], 80).into()) };
+        assert_eq!(format!("{backend:?}"), r#"TcpBackend { target_name: "db:80", addrs: [10.0.0.1:80], .. }"#);
     }
 
     #[test]
