@@ -4,7 +4,8 @@
 //! do. It is played against the loop in a [simulated] world, where time and every call are under control, and, more
 //! slowly, over real sockets. One that fails is shrunk to the steps that it takes.
 //!
-//! `TINYLB_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played and from where on, `TINYLB_SEED` has one played.
+//! `TINYLB_SCHEDULES`, `TINYLB_SOCKET_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played and from where on,
+//! `TINYLB_SEED` has one played.
 
 mod pattern;
 #[cfg(test)]
@@ -42,7 +43,7 @@ mod tests {
         let first = given("TINYLB_FIRST_SEED").unwrap_or(0);
         let seeds = match given("TINYLB_SEED") {
             Some(seed) => seed..seed + 1,
-            None => first..first + given("TINYLB_SCHEDULES").unwrap_or(count),
+            None => first..first + count,
         };
         for seed in seeds {
             let mut schedule = Schedule::of(seed);
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_promises_hold_in_every_simulated_schedule() {
-        play_all(simulated::play, 3000, 3000);
+        play_all(simulated::play, given("TINYLB_SCHEDULES").unwrap_or(3000), 3000);
     }
 
     #[test]
@@ -76,6 +77,6 @@ mod tests {
 
     #[test]
     fn the_promises_hold_over_real_sockets_too() {
-        play_all(sockets::play, 12, 20);
+        play_all(sockets::play, given("TINYLB_SOCKET_SCHEDULES").unwrap_or(12), 20);
     }
 }
