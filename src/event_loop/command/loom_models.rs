@@ -18,6 +18,7 @@ use crate::sync::LOOP;
 
 const TARGET: &str = "127.0.0.1:1";
 const OTHER: &str = "127.0.0.1:2";
+const ANOTHER: &str = "127.0.0.1:3";
 
 /// Both ends of a mailbox, and the bed of the loop.
 fn mailbox() -> (Sender, EventLoop) {
@@ -166,6 +167,18 @@ fn loom_c3_6_nor_is_a_removal_lost_between_two_hosts() {
         another.join().unwrap();
         sender.stop(Stop::Now).unwrap();
         assert!(event_loop.join().unwrap().has_closed_target, "one of the updates lacks it, whichever was first");
+    });
+}
+
+#[test]
+fn loom_c3_6_updates_are_merged_by_the_targets_that_are_in_force_then() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox_with_pairs();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.in_force.len() == 3);
+        update(&sender, &[TARGET, OTHER]).unwrap(); // if taken by itself, there are two targets to judge from then on
+        update(&sender, &[OTHER]).unwrap();
+        update(&sender, &[OTHER, TARGET, ANOTHER]).unwrap();
+        assert!(event_loop.join().unwrap().has_closed_target);
     });
 }
 
