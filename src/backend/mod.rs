@@ -214,6 +214,8 @@ mod tests {
                 7
             }
         }
+        #[cfg(unix)]
+        assert_eq!(UnixBackend::new("/run/app.sock").attempts(), 1, "the default");
         let boxed: Box<dyn Backend> = Box::new(Several);
         let shared: Arc<dyn Backend> = Arc::new(Several);
         assert_eq!((Backend::attempts(&boxed), Backend::attempts(&shared)), (7, 7));

@@ -304,6 +304,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn c9_1_the_loop_looks_into_its_mailbox_only_if_something_was_put_in() {
+        let poll = mio::Poll::new().unwrap();
+        let (sender, receiver) = channel(Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap()));
+        assert!(receiver.has_mail() && !receiver.has_mail());
+        sender.stop(Stop::Now).unwrap();
+        assert!(receiver.has_mail() && !receiver.has_mail());
+    }
+
+    #[test]
     fn c7_2_of_two_limits_given_at_once_the_earlier_holds_and_shutdown_overrides() {
         let drain = |secs| Stop::Drain(Duration::from_secs(secs));
         for (new, old, both) in [
