@@ -37,7 +37,6 @@ pub(crate) fn play(schedule: &Schedule) {
 struct Player {
     world: World,
     setting: Setting,
-    /// Gone once it has been dropped.
     event_loop: EventLoop,
     control: Control,
     /// When the loop wants its next turn.
@@ -178,7 +177,9 @@ impl Player {
                 events.push((token, event));
             }
             self.stale.push_back(token);
-            self.stale.truncate(100);
+            if self.stale.len() > 100 {
+                self.stale.pop_front();
+            }
         }
         if network.backlog_event && (all || network.one_in(2)) {
             network.backlog_event = false;
@@ -343,6 +344,8 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, now: Instant) {
     if !is_connected {
         assert!(socket.dial.is_some() || socket.began + LIMITS.dial_limit > now);
         assert!(socket.dial.is_some() || !socket.has_left, "a client who has left is not noticed");
+        let is_dialled = socket.partner.is_some_and(|partner| network.is_live(partner));
+        assert!(is_dialled || socket.starves_for.is_some(), "nobody dials for a client");
         return;
     }
     let Some(partner) = socket.partner else { return };
