@@ -43,7 +43,7 @@ impl Side {
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut *self.stream, token, INTEREST)
+        repeat_interrupted(|| registry.register(&mut *self.stream, token, INTEREST))
     }
 
     /// Takes note of an event, and returns what it means for the stream. An error flag is answered at once, since a
@@ -55,7 +55,7 @@ impl Side {
         self.writable |= event.writable || event.write_closed || event.error;
         self.read_to_the_end |= event.read_closed || event.priority;
         if event.error || met_error {
-            match self.stream.take_error() {
+            match repeat_interrupted(|| self.stream.take_error()) {
                 Ok(None) => {}
                 Ok(Some(err)) | Err(err) => self.fail(err),
             }
@@ -192,7 +192,8 @@ impl Drop for Side {
     }
 }
 
-/// Makes a call again that a signal has interrupted.
+/// Makes a call again that a signal has interrupted. At once, since no event would tell of it later, and since a call that
+/// does not block is hardly ever interrupted twice.
 fn repeat_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {

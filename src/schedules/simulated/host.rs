@@ -15,6 +15,9 @@ pub(super) const LIMITS: Limits = Limits {
     half_closed_timeout: Duration::from_secs(20),
 };
 
+/// How long at most a balancer that lacks a descriptor waits before it tries again.
+pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the host knows.
 #[derive(Default)]
 pub(super) struct Host {
@@ -88,15 +91,15 @@ impl Host {
         self.unreported.push_back(std::mem::take(&mut self.removed));
     }
 
-    /// A client that waited for a descriptor to dial a target with that has vanished does so no longer.
+    /// What was to be dialled again is not, if its target has vanished.
     fn forget_vanished_dials(&self, changes: &[Change], network: &mut Network) {
         let is_kept = |target: &str| {
             changes.last().is_some_and(|last| last.is_naming(target)) && !changes.iter().any(|c| c.closes(target))
         };
         for socket in network.live().collect::<Vec<_>>() {
             let socket = &mut network.sockets[socket];
-            if socket.starves_for.is_some_and(|dial| !is_kept(dial.target)) {
-                socket.starves_for = None;
+            if socket.repeats.is_some_and(|dial| !is_kept(dial.target)) {
+                socket.repeats = None;
             }
         }
     }
@@ -146,6 +149,7 @@ impl Host {
         let backend = network.sockets[client].partner.filter(|_| ended.backend.is_some());
         for socket in [Some(client), backend].into_iter().flatten() {
             network.sockets[socket].is_over = true;
+            network.sockets[socket].is_finished = ended.reason == EndReason::Finished;
             if ended.reason == EndReason::TargetRemoved {
                 self.removed.push(socket);
             }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Poll, Token};
 
-use self::host::{Host, LIMITS};
+use self::host::{Host, LIMITS, SHORTAGE_PAUSE};
 use self::network::{Connect, Network, Socket};
 use self::wire::{Door, Eye, World};
 use super::steps::{Action, Change, Schedule, Setting, Step};
@@ -275,14 +275,15 @@ impl Player {
         let mut world = self.world.lock();
         let (network, host) = &mut *world;
         let now = network.now;
+        let is_pausing = self.next.is_some_and(|next| next <= now + SHORTAGE_PAUSE);
         if host.drain_until.is_none() && !network.backlog.is_empty() {
             let is_full = network.live_clients() >= self.setting.max_connections;
-            assert!(is_full || self.next.is_some(), "clients are forgotten");
+            assert!(is_full || is_pausing, "clients are forgotten");
         }
         assert!(network.registered().eq(network.live()), "ended, and not closed");
         assert!(!host.has_unreported(), "applied, and not reported");
         for socket in network.live() {
-            judge_rest_of(socket, network, host, now);
+            judge_rest_of(socket, network, host, is_pausing);
         }
         let reports = &mut host.reports;
         assert_eq!(self.waiting.len(), reports.len());
@@ -331,8 +332,8 @@ impl Player {
 }
 
 /// What holds for the socket of a pair when there is nothing to do.
-fn judge_rest_of(socket: usize, network: &Network, host: &Host, now: Instant) {
-    let socket = &network.sockets[socket];
+fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool) {
+    let (socket, now) = (&network.sockets[socket], network.now);
     match (socket.dial, socket.connect) {
         (Some(_), Connect::Pending) => assert!(socket.began + LIMITS.connect_timeout > now),
         (Some(_), Connect::Up | Connect::Refused) => panic!("not asked whether it is connected"),
@@ -345,7 +346,7 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, now: Instant) {
         assert!(socket.dial.is_some() || socket.began + LIMITS.dial_limit > now);
         assert!(socket.dial.is_some() || !socket.has_left, "a client who has left is not noticed");
         let is_dialled = socket.partner.is_some_and(|partner| network.is_live(partner));
-        assert!(is_dialled || socket.starves_for.is_some(), "nobody dials for a client");
+        assert!(is_dialled || (socket.repeats.is_some() && is_pausing), "nobody dials for a client");
         return;
     }
     let Some(partner) = socket.partner else { return };

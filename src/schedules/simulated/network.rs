@@ -47,8 +47,8 @@ pub(super) struct Socket {
     pub(super) connect: Connect,
     /// The dials made for a client.
     pub(super) tried: BTreeSet<Dial>,
-    /// The dial of a client that is to be repeated once there is a descriptor.
-    pub(super) starves_for: Option<Dial>,
+    /// The dial of a client that is to be made again, since it lacked a descriptor or a signal came.
+    pub(super) repeats: Option<Dial>,
     /// What the peer has sent, and how much of it was read.
     pub(super) sent: usize,
     pub(super) read: usize,
@@ -83,6 +83,8 @@ pub(super) struct Socket {
     pub(super) event: Readiness,
     /// The balancer has told that its pair is over; the socket may be closed later.
     pub(super) is_over: bool,
+    /// It was told to have finished.
+    pub(super) is_finished: bool,
     pub(super) is_aborted: bool,
     pub(super) is_dropped: bool,
 }
@@ -132,7 +134,7 @@ impl Network {
             began: self.now,
             connect,
             tried: BTreeSet::new(),
-            starves_for: None,
+            repeats: None,
             sent: 0,
             read: 0,
             mark: None,
@@ -156,6 +158,7 @@ impl Network {
             token: None,
             event: Readiness::default(),
             is_over: false,
+            is_finished: false,
             is_aborted: false,
             is_dropped: false,
         };

@@ -138,7 +138,7 @@ impl Write for Wire {
         }
         socket.taken += len;
         socket.room -= len;
-        socket.is_flushed = false;
+        (socket.is_flushed, socket.is_blocked) = (false, false);
         socket.active_at = now;
         let is_down = socket.dial.is_none();
         host.bytes[usize::from(is_down)] += len as u64;
@@ -155,7 +155,7 @@ impl Write for Wire {
         if let Some(err) = socket.obstacle().or_else(|| socket.hesitation()) {
             return Err(err);
         }
-        socket.is_flushed = true;
+        (socket.is_flushed, socket.is_blocked) = (true, false);
         Ok(())
     }
 }
@@ -176,7 +176,7 @@ impl Stream for Wire {
         if let Some(err) = socket.obstacle().or_else(|| socket.hesitation()) {
             return Err(err);
         }
-        socket.is_shut = true;
+        (socket.is_shut, socket.is_blocked) = (true, false);
         Ok(())
     }
 
@@ -206,6 +206,9 @@ impl Stream for Wire {
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
         let mut world = self.lock();
         let network = &mut world.0;
+        if network.setting.interrupts && network.one_in(6) {
+            return Err(ErrorKind::Interrupted.into());
+        }
         if network.setting.failures && network.one_in(20) {
             network.sockets[self.socket].is_broken = true;
             return Err(io::Error::other("cannot tell"));
@@ -214,7 +217,9 @@ impl Stream for Wire {
     }
 
     fn abort(&mut self) {
-        self.lock().0.sockets[self.socket].is_aborted = true;
+        let socket = &mut self.lock().0.sockets[self.socket];
+        assert!(!socket.is_finished || std::thread::panicking(), "an end that looks like a cut");
+        socket.is_aborted = true;
     }
 
     fn short_read_means_drained(&self) -> bool {
@@ -237,11 +242,11 @@ impl Source for Wire {
     fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
         let mut world = self.lock();
         let network = &mut world.0;
-        let result = network.take_descriptor().and_then(|()| match network.mishap() {
-            Some(err) if err.kind() != ErrorKind::Interrupted => Err(err),
-            _ => Ok(()),
-        });
-        if let Err(err) = result {
+        if network.setting.interrupts && network.one_in(6) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let mishap = network.mishap().filter(|err| err.kind() != ErrorKind::Interrupted);
+        if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
             if let Socket { dial: Some(dial), partner: Some(client), .. } = network.sockets[self.socket] {
                 network.note_failed(client, dial, &err);
             }
@@ -357,7 +362,7 @@ impl Backend for Node {
         assert!(network.is_live(client) && host.is_named(self.target), "nobody wants it");
         assert!(request.attempt() < self.attempts());
         let dial = Dial { key: self.key, target: self.target, attempt: request.attempt() };
-        if network.sockets[client].starves_for.take() != Some(dial) && request.attempt() == 0 {
+        if network.sockets[client].repeats.take() != Some(dial) && request.attempt() == 0 {
             host.judge_pick(self.key, client, network);
             network.sockets[client].tenure = host.tenure(self.key);
         }
@@ -416,7 +421,7 @@ impl Network {
         if crate::net::is_shortage(err) || err.kind() == ErrorKind::Interrupted {
             let client = &mut self.sockets[client];
             client.tried.remove(&dial);
-            client.starves_for = Some(dial);
+            client.repeats = Some(dial);
         }
     }
 }

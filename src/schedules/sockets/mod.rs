@@ -15,7 +15,7 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
 use self::peer::{End, Peer};
-use super::steps::{Action, Change, Dice, Happening, Names, Schedule, Setting, TARGETS};
+use super::steps::{Action, Change, Dice, Happening, Schedule, Setting, TARGETS};
 use crate::backend::{Backend, BackendSet, Dial, DialRequest, TcpBackend};
 use crate::control::Control;
 use crate::error::Error;
@@ -181,6 +181,8 @@ struct Player {
     peers: usize,
     /// Every update so far.
     changes: Vec<Change>,
+    /// One was told to be applied.
+    is_updated: bool,
     /// How many pairs were told to be removed since the last report of an update.
     removed: usize,
     accepted: u64,
@@ -228,7 +230,8 @@ impl Player {
             couples: Vec::new(),
             strangers: Vec::new(),
             peers: 0,
-            changes: vec![Change { names: Names::new(), limit: None }],
+            changes: Vec::new(),
+            is_updated: false,
             removed: 0,
             accepted: 0,
             ended: 0,
@@ -372,6 +375,7 @@ impl Player {
                 }
                 Told::Ended { client, target, reason } => self.judge_end(&client, target.as_deref(), reason),
                 Told::Updated(applied) => {
+                    self.is_updated = true;
                     assert_eq!(applied.closed, std::mem::take(&mut self.removed));
                 }
             }
@@ -394,8 +398,9 @@ impl Player {
             EndReason::TargetRemoved => target.is_some_and(|target| self.changes.iter().any(|c| c.closes(target))),
             EndReason::DrainLimit => self.is_drained || self.changes.iter().any(|change| change.limit.is_some()),
             EndReason::Shutdown => self.is_over,
-            EndReason::NoBackend => self.changes.iter().any(|change| change.names.is_empty()),
-            EndReason::BackendsFailed => true,
+            EndReason::NoBackend => !self.is_updated || self.changes.iter().any(|change| change.names.is_empty()),
+            // Any dial may fail, by dice.
+            EndReason::BackendsFailed => self.changes.iter().any(|change| !change.names.is_empty()),
             EndReason::IdleTimeout | EndReason::HalfClosedTimeout | EndReason::DialLimit | EndReason::LocalFailure => {
                 false
             }
