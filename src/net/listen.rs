@@ -112,3 +112,32 @@ impl ListenOptions {
         Ok(socket.into())
     }
 }
+
+#[cfg(all(test, feature = "socket2", target_os = "linux"))]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::ListenOptions;
+
+    fn bind(options: &ListenOptions, port: u16) -> std::io::Result<(TcpListener, SocketAddr)> {
+        let listener = options.bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
+        let addr = listener.local_addr()?;
+        Ok((listener, addr))
+    }
+
+    #[test]
+    fn listeners_share_a_port_only_if_all_of_them_say_so() {
+        let (sharing, alone) = (ListenOptions::new().reuse_port(true).backlog(16), ListenOptions::new());
+        let (_first, addr) = bind(&sharing, 0).unwrap();
+        assert!(bind(&sharing, addr.port()).is_ok() && bind(&alone, addr.port()).is_err());
+    }
+
+    #[test]
+    fn the_backlog_is_how_many_clients_wait() {
+        let (_listener, addr) = bind(&ListenOptions::new().backlog(2).reuse_port(false), 0).unwrap();
+        let connect = || TcpStream::connect_timeout(&addr, Duration::from_millis(500));
+        let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(10).collect();
+        assert_eq!(waiting.len(), 3); // Linux has room for one more than it was told
+    }
+}

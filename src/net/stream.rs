@@ -194,3 +194,71 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
         (**self).local_addr()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use mio::{Interest, Registry, Token};
+
+    use super::*;
+
+    /// A stream that says only what it must.
+    struct Terse;
+
+    impl io::Read for Terse {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+    }
+
+    impl io::Write for Terse {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Source for Terse {
+        fn register(&mut self, _: &Registry, _: Token, _: Interest) -> io::Result<()> {
+            Ok(())
+        }
+        fn reregister(&mut self, _: &Registry, _: Token, _: Interest) -> io::Result<()> {
+            Ok(())
+        }
+        fn deregister(&mut self, _: &Registry) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Stream for Terse {
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn check_connect(&mut self) -> io::Result<bool> {
+            Err(ErrorKind::ConnectionRefused.into())
+        }
+        fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+            Ok(Some(ErrorKind::TimedOut.into()))
+        }
+    }
+
+    #[test]
+    fn c1_2_a_stream_that_says_only_what_it_must_is_trusted_in_nothing() {
+        let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
+        assert!(!Terse.short_read_means_drained() && !Terse.drop_closes());
+        assert_eq!(Terse.translate(hang_up), hang_up);
+        assert_eq!(Terse.local_addr().unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn c1_2_a_boxed_stream_does_what_the_stream_does() {
+        let mut boxed: Box<dyn Stream> = Box::new(Terse);
+        let boxed = &mut boxed;
+        assert_eq!(Stream::shutdown_write(boxed).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(Stream::check_connect(boxed).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(Stream::take_error(boxed).unwrap().unwrap().kind(), ErrorKind::TimedOut);
+    }
+}

@@ -86,20 +86,21 @@ impl Listener for TcpAcceptor {
         self.listener.local_addr().map(Address::Ip)
     }
 
-    #[cfg(feature = "socket2")]
     fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
         // Accepted sockets inherit these, which saves up to five system calls for each.
-        let socket = socket2::SockRef::from(&self.listener);
-        socket.set_tcp_nodelay(options.nodelay)?;
-        if options.keepalive.is_none() {
-            socket.set_keepalive(false)?; // the host may have switched it on
+        #[cfg(feature = "socket2")]
+        {
+            let socket = socket2::SockRef::from(&self.listener);
+            socket.set_tcp_nodelay(options.nodelay)?;
+            if options.keepalive.is_none() {
+                socket.set_keepalive(false)?; // the host may have switched it on
+            }
+            super::options::apply(&socket, options)?;
         }
-        super::options::apply(&socket, options)
-    }
-
-    #[cfg(not(feature = "socket2"))]
-    fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
-        self.nodelay = options.nodelay;
+        #[cfg(not(feature = "socket2"))]
+        {
+            self.nodelay = options.nodelay;
+        }
         Ok(())
     }
 }
@@ -144,6 +145,20 @@ mod tests {
     }
 
     #[test]
+    fn c5_2_a_socket_that_nobody_has_answered_yet_is_neither_connected_nor_refused() {
+        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let addr = full.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&addr, std::time::Duration::from_millis(500)) {
+            queued.push(stream);
+        }
+        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        assert!(!stream.check_connect().unwrap());
+    }
+
+    #[test]
     fn c5_2_a_refused_connect_is_told_by_the_socket_itself() {
         let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap(); // and does not listen
@@ -157,5 +172,15 @@ mod tests {
             }
         };
         assert_eq!(err.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_listener_is_registered_until_it_is_deregistered() {
+        let poll = mio::Poll::new().unwrap();
+        let mut listener = TcpAcceptor::new(TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+        listener.register(poll.registry(), Token(1), Interest::READABLE).unwrap();
+        assert!(listener.register(poll.registry(), Token(1), Interest::READABLE).is_err());
+        listener.deregister(poll.registry()).unwrap();
+        listener.register(poll.registry(), Token(1), Interest::READABLE).unwrap();
     }
 }

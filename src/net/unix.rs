@@ -44,3 +44,32 @@ impl Listener for UnixListener {
         Self::local_addr(self).map(Address::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A stream whose peer has gone without reading what it was sent.
+    fn reset() -> UnixStream {
+        let (mut stream, _peer) = UnixStream::pair().unwrap();
+        stream.write_all(b"unread").unwrap();
+        stream
+    }
+
+    #[test]
+    fn c5_2_a_connection_that_was_reset_meanwhile_is_no_success() {
+        assert_eq!(reset().check_connect().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let (mut stream, _peer) = UnixStream::pair().unwrap();
+        assert!(stream.check_connect().unwrap());
+    }
+
+    #[test]
+    fn c6_4_the_error_that_a_socket_has_met_is_told_once() {
+        let mut stream = reset();
+        let met = Stream::take_error(&mut stream).unwrap().map(|err| err.kind());
+        assert_eq!(met, Some(io::ErrorKind::ConnectionReset));
+        assert!(Stream::take_error(&mut stream).unwrap().is_none());
+    }
+}
