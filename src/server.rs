@@ -286,6 +286,10 @@ impl Builder {
     /// Keepalive does not notice a peer that vanishes with bytes on their way to it; this does. It also ends a peer that
     /// refuses to read for that long. From a millisecond to 24 days. Works on Linux and Android, with the feature
     /// `socket2`; elsewhere it has no effect.
+    ///
+    /// There it also takes the place of [`Keepalive::probes`]: a quiet connection is given up at the first probe that is
+    /// due once nothing has arrived for this long and a probe has stayed unanswered, however many that are. To have both
+    /// end a connection at about the same time, set it to idle + interval × probes.
     pub fn user_timeout(mut self, limit: Option<Duration>) -> Self {
         self.socket_options.user_timeout = limit;
         self

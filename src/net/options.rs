@@ -12,7 +12,8 @@ pub struct Keepalive {
     pub idle: Duration,
     /// The time between probes. Whole seconds, from 1 to 32,767.
     pub interval: Duration,
-    /// How many probes may stay unanswered before the connection is given up. From 1 to 127.
+    /// How many probes may stay unanswered before the connection is given up. From 1 to 127. On Linux and Android,
+    /// [`user_timeout`](crate::Builder::user_timeout) takes the place of this number if it is set.
     pub probes: u32,
 }
 
