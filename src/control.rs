@@ -35,8 +35,9 @@ impl Control {
     ///
     /// It returns at once. The loop takes the set over in its next turn, and in the same step ends what has to go: no byte
     /// is moved for it from then on. Its sockets are closed with it, those of a crowd over a few turns, so that other
-    /// connections go on meanwhile. Wait for the [`Update`] to know that all is done. Updates that come faster than they are applied end in the last set, and a target that any of them
-    /// lacked has its connections closed, even if a later one brings it back.
+    /// connections go on meanwhile. Wait for the [`Update`] to know that all is done. Updates that come faster than they
+    /// are applied end in the last set, and a target that any of them lacked has its connections closed, even if a later
+    /// one brings it back.
     ///
     /// # Errors
     /// [`Error::Stopped`] after the end, [`Error::Wake`] if the system cannot wake the balancer's thread, which then
@@ -49,7 +50,8 @@ impl Control {
     ///
     /// New connections go to the new set alone, and dials of the vanished targets are cancelled at once. An
     /// [`update`](Self::update) that still lacks such a target closes its connections before the limit, and any update
-    /// that names it again lifts the limit. Of two limits for one target the earlier holds.
+    /// that names it again lifts the limit. Of two limits for one target the earlier holds. A limit counts from the
+    /// beginning of the turn in which the loop takes the set over.
     ///
     /// # Errors
     /// As those of [`update`](Self::update).

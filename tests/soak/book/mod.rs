@@ -73,8 +73,7 @@ struct Pair {
 /// How long a pair may go on whose target drains.
 #[derive(Clone, Copy)]
 struct Drain {
-    /// When the limit runs out: this is between the two, for the balancer counts from some time between the moment
-    /// when the set was handed over and the one when it was reported as applied.
+    /// When the limit runs out: this is between the two, for it is not known from which moment on the balancer counts.
     earliest: Instant,
     latest: Instant,
     /// How many updates have been applied since that latest moment.

@@ -176,11 +176,14 @@ impl Book {
     fn apply(&self, pages: &mut Pages, number: u64) {
         let Pages { history, pairs, updates, .. } = pages;
         let Some(issued) = history.get(number) else { return };
+        // A limit counts from the beginning of the turn that takes its update. That may be before it is handed over, but
+        // not before the one ahead of it was, which a turn before has taken.
+        let counts_from = history.get(number - 1).map_or(issued.at, |ahead| ahead.at);
         for pair in pairs.values_mut() {
             if let Some((target, _)) = pair.connected.filter(|(_, under)| *under < number) {
                 pair.drain = match issued.drain {
                     _ if issued.names(target) => None,
-                    Some(limit) => Some(Drain::merged(pair.drain, issued.at, limit)),
+                    Some(limit) => Some(Drain::merged(pair.drain, counts_from, limit)),
                     None => {
                         self.fault(format!("connection {} is open, though target {target} is gone", pair.connection));
                         None
@@ -201,9 +204,9 @@ impl Book {
 
 impl Drain {
     /// One more update lets it finish, within this limit; of two limits the earlier holds.
-    fn merged(earlier: Option<Self>, handed_over: Instant, limit: Duration) -> Self {
+    fn merged(earlier: Option<Self>, counts_from: Instant, limit: Duration) -> Self {
         let now = Instant::now();
-        let another = Self { earliest: handed_over + limit, latest: now + limit, updates_after: 0 };
+        let another = Self { earliest: counts_from + limit, latest: now + limit, updates_after: 0 };
         match earlier {
             None => another,
             Some(earlier) => Self {
