@@ -366,6 +366,30 @@ mod tests {
     }
 
     #[test]
+    fn c5_5_an_update_forgets_neither_failures_nor_ejections_of_those_that_stay() {
+        let mut rotation = rotation(2);
+        let now = Instant::now();
+        let replace = |rotation: &mut Rotation| rotation.replace([Some(0), Some(1)].into_iter(), 0);
+        assert_eq!(fail(&mut rotation, 0, 2, now), None);
+        replace(&mut rotation);
+        let first = rotation.failed(0, now).expect("the third failure in a row ejects");
+        replace(&mut rotation);
+        let second = rotation.failed(0, now + first).expect("after an ejection one failure is enough");
+        assert!(second > POLICY.base, "{second:?}");
+    }
+
+    #[test]
+    fn c5_5_after_a_success_ejections_begin_anew() {
+        let mut rotation = rotation(2);
+        let now = Instant::now();
+        let first = fail(&mut rotation, 0, 3, now).unwrap();
+        let second = rotation.failed(0, now + first).unwrap();
+        rotation.succeeded(0);
+        let third = fail(&mut rotation, 0, 3, now + first + second).unwrap();
+        assert!(third <= POLICY.base, "{third:?}");
+    }
+
+    #[test]
     fn c5_5_zero_failures_never_eject() {
         let mut rotation = with_policy(Ejection { failures: 0, ..POLICY }, 2);
         assert_eq!(fail(&mut rotation, 0, 100, Instant::now()), None);

@@ -147,7 +147,10 @@ impl EventLoop {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(&slot) = self.starving.front() else { return };
             if let Some(candidate) = self.take_starving(slot) {
-                self.dial(slot, candidate, now);
+                match self.pairs.dialling(slot) {
+                    Some(dialling) if dialling.is_overdue(now) => self.end(slot, EndReason::DialLimit, now),
+                    _ => self.dial(slot, candidate, now),
+                }
                 self.remind(slot);
             }
             if matches!(self.pairs.dialling(slot), Some(Dialling { phase: Phase::Starving(_), .. })) {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::steps::{Change, KEYS, Names};
-use super::network::{Connect, Dial, Network};
+use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
-use crate::observe::{Applied, EndReason, Ended};
+use crate::observe::{Applied, EndReason, Ended, Usage};
 
 pub(super) const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(5),
@@ -30,23 +30,29 @@ pub(super) struct Host {
     pub(super) draining: BTreeMap<&'static str, Instant>,
     pub(super) drain_until: Option<Instant>,
     pub(super) is_shut_down: bool,
+    pub(super) is_closed_to_clients: bool,
     /// The balancer is dropped without being shut down.
     pub(super) is_abandoned: bool,
     /// The key served last.
     cursor: Option<&'static str>,
     tenures: BTreeMap<&'static str, u64>,
+    presences: BTreeMap<&'static str, u64>,
     /// The failed dials of a key with its target since one succeeded, or more.
     failed_dials: BTreeMap<(&'static str, &'static str), u32>,
     /// What has been told.
     pub(super) accepted: u64,
     pub(super) ended: HashSet<u64>,
-    pub(super) connected: u64,
-    pub(super) attempts_failed: u64,
-    pub(super) bytes: [u64; 2],
+    pub(super) refusals: BTreeMap<EndReason, u64>,
+    pub(super) ends: BTreeMap<EndReason, u64>,
+    /// What the keys of the set were used for, and those that are gone together.
+    pub(super) usage: BTreeMap<&'static str, Usage>,
+    pub(super) departed: Usage,
     /// The sockets of pairs whose target was removed by the update that is being applied.
     removed: Vec<usize>,
-    /// Those of updates in force that were not reported as applied yet.
-    unreported: VecDeque<Vec<usize>>,
+    /// How many dials it has cancelled.
+    pub(super) cancelled: usize,
+    /// The same of updates in force that were not reported as applied yet.
+    unreported: VecDeque<(Vec<usize>, usize)>,
     pub(super) reports: Vec<Applied>,
 }
 
@@ -66,6 +72,7 @@ impl Host {
             return;
         }
         let changes = std::mem::take(&mut self.submitted);
+        judge_removal(&changes, network);
         let open: BTreeSet<_> = network.connected().map(|(_, backend)| network.target(backend)).collect();
         for Change { names, limit } in &changes {
             for target in &open {
@@ -87,8 +94,12 @@ impl Host {
             *self.tenures.entry(key).or_default() += 1;
             self.failed_dials.retain(|(failed, _), _| *failed != key);
         }
+        for key in self.set.keys().filter(|key| !set.contains_key(*key)) {
+            *self.presences.entry(key).or_default() += 1;
+            self.departed.add(&self.usage.remove(key).unwrap_or_default());
+        }
         self.set = set;
-        self.unreported.push_back(std::mem::take(&mut self.removed));
+        self.unreported.push_back((std::mem::take(&mut self.removed), std::mem::take(&mut self.cancelled)));
     }
 
     /// What was to be dialled again is not, if its target has vanished.
@@ -99,7 +110,7 @@ impl Host {
         for socket in network.live().collect::<Vec<_>>() {
             let socket = &mut network.sockets[socket];
             if socket.repeats.is_some_and(|dial| !is_kept(dial.target)) {
-                socket.repeats = None;
+                (socket.repeats, socket.lacks_descriptor) = (None, false);
             }
         }
     }
@@ -125,16 +136,30 @@ impl Host {
         self.cursor = Some(key);
     }
 
-    pub(super) fn judge_failed_attempt(&mut self, key: &'static str, target: &'static str) {
-        self.attempts_failed += 1;
-        *self.failed_dials.entry((key, target)).or_default() += 1;
+    pub(super) fn judge_failed_attempt(&mut self, dial: Dial, client: &Socket) {
+        self.usage(dial.key, client).dial_failures += 1;
+        *self.failed_dials.entry((dial.key, dial.target)).or_default() += 1;
     }
 
-    pub(super) fn judge_connected(&mut self, key: &'static str, target: &'static str, tenure: u64) {
-        self.connected += 1;
-        if tenure == self.tenure(key) {
+    pub(super) fn judge_connected(&mut self, key: &'static str, target: &'static str, client: &Socket) {
+        let usage = self.usage(key, client);
+        (usage.open, usage.total) = (usage.open + 1, usage.total + 1);
+        if client.tenure == self.tenure(key) {
             self.failed_dials.remove(&(key, target));
         }
+    }
+
+    /// Where it is counted what a key was used for that was picked for a client.
+    pub(super) fn usage(&mut self, key: &'static str, client: &Socket) -> &mut Usage {
+        match client.presence == self.presence(key) {
+            true => self.usage.entry(key).or_default(),
+            false => &mut self.departed,
+        }
+    }
+
+    /// Tells apart the times for which a key has been in the set without a break.
+    pub(super) fn presence(&self, key: &str) -> u64 {
+        self.presences.get(key).copied().unwrap_or(0)
     }
 
     /// Tells apart the times for which a key has had one target without a break.
@@ -146,7 +171,17 @@ impl Host {
     pub(super) fn judge_end(&mut self, client: usize, ended: &Ended<'_>, network: &mut Network) {
         assert!(self.ended.insert(ended.client.id), "ended twice");
         assert!(self.fits(client, ended, network), "not a case of {:?}", ended.reason);
-        let backend = network.sockets[client].partner.filter(|_| ended.backend.is_some());
+        let socket = &network.sockets[client];
+        assert_eq!(ended.lasted, network.now - socket.began);
+        let backend = socket.partner.filter(|_| ended.backend.is_some());
+        let bytes = [backend.map_or(0, |backend| network.sockets[backend].taken), socket.taken];
+        assert_eq!([ended.bytes_up, ended.bytes_down], bytes.map(|bytes| bytes as u64));
+        if let Some(Dial { key, target, .. }) = backend.and_then(|backend| network.sockets[backend].dial) {
+            assert_eq!(ended.backend, Some((key, target)));
+            self.usage(key, &network.sockets[client]).open -= 1;
+        }
+        let counts = if backend.is_some() { &mut self.ends } else { &mut self.refusals };
+        *counts.entry(ended.reason).or_default() += 1;
         for socket in [Some(client), backend].into_iter().flatten() {
             network.sockets[socket].is_over = true;
             network.sockets[socket].is_finished = ended.reason == EndReason::Finished;
@@ -176,7 +211,10 @@ impl Host {
                 is_past(target.and_then(|target| self.draining.get(target))) || is_past(self.drain_until.as_ref())
             }
             EndReason::IdleTimeout => LIMITS.idle_timeout.is_some_and(|limit| active_at + limit <= now),
-            EndReason::HalfClosedTimeout => active_at + LIMITS.half_closed_timeout <= now,
+            EndReason::HalfClosedTimeout => {
+                let has_one_ended = socket.end_was_read || partner.is_some_and(|partner| partner.end_was_read);
+                has_one_ended && active_at + LIMITS.half_closed_timeout <= now
+            }
             EndReason::Shutdown => self.is_shut_down,
             EndReason::NoBackend => self.next_set().is_empty(),
             EndReason::BackendsFailed => {
@@ -201,8 +239,8 @@ impl Host {
             assert_eq!(applied.draining, network.connected().filter(drains).count());
             assert_eq!(applied.backends, self.set.len());
         }
-        let removed = self.unreported.pop_front().expect("reported, and nothing was submitted");
-        assert_eq!(applied.closed * 2, removed.len());
+        let (removed, cancelled) = self.unreported.pop_front().expect("reported, and nothing was submitted");
+        assert_eq!((applied.closed * 2, applied.cancelled), (removed.len(), cancelled));
         assert!(removed.iter().all(|&socket| network.sockets[socket].is_dropped), "reported before all is closed");
         self.reports.push(*applied);
     }
@@ -222,5 +260,16 @@ impl Host {
         let target = network.target(backend);
         assert!(self.is_named(target) || self.draining.contains_key(target), "bytes are moved of a vanished target");
         partner
+    }
+}
+
+/// Updates are in force: whatever has lost its target by any of them is over, though the target may have come back.
+fn judge_removal(changes: &[Change], network: &Network) {
+    let is_closed = |target: &str| changes.iter().any(|change| change.closes(target));
+    let is_named = |target: &str| changes.last().is_some_and(|last| last.is_naming(target));
+    for socket in network.live() {
+        let Socket { dial: Some(Dial { target, .. }), connect, .. } = network.sockets[socket] else { continue };
+        assert!(!is_closed(target), "goes on though its target was removed");
+        assert!(connect == Connect::Known || is_named(target), "still dialled though it drains");
     }
 }

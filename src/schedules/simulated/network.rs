@@ -25,6 +25,8 @@ pub(super) struct Network {
     pub(super) backlog_event: bool,
     /// How many of the next calls that need a descriptor fail.
     pub(super) short_of: usize,
+    /// When the balancer had reason to pause last.
+    pub(super) short_at: Option<Instant>,
 }
 
 /// A dial of a backend: under which key, at what target, and which attempt.
@@ -41,14 +43,16 @@ pub(super) struct Socket {
     pub(super) dial: Option<Dial>,
     /// The other socket of the pair: a client's is that of the last dial made for it.
     pub(super) partner: Option<usize>,
-    /// That of the key that was picked last for a client.
+    /// Those of the key that was picked last for a client.
     pub(super) tenure: u64,
+    pub(super) presence: u64,
     pub(super) began: Instant,
     pub(super) connect: Connect,
     /// The dials made for a client.
     pub(super) tried: BTreeSet<Dial>,
     /// The dial of a client that is to be made again, since it lacked a descriptor or a signal came.
     pub(super) repeats: Option<Dial>,
+    pub(super) lacks_descriptor: bool,
     /// What the peer has sent, and how much of it was read.
     pub(super) sent: usize,
     pub(super) read: usize,
@@ -72,7 +76,7 @@ pub(super) struct Socket {
     pub(super) is_shut: bool,
     /// When a byte moved last, or the first of the streams ended.
     pub(super) active_at: Instant,
-    /// How much was read and taken in this turn.
+    /// How much was read in this turn.
     pub(super) moved_in_turn: usize,
     pub(super) short_reads_drain: bool,
     pub(super) translates: bool,
@@ -109,6 +113,7 @@ impl Network {
             backlog: VecDeque::new(),
             backlog_event: false,
             short_of: 0,
+            short_at: None,
         }
     }
 
@@ -131,10 +136,12 @@ impl Network {
             dial,
             partner,
             tenure: 0,
+            presence: 0,
             began: self.now,
             connect,
             tried: BTreeSet::new(),
             repeats: None,
+            lacks_descriptor: false,
             sent: 0,
             read: 0,
             mark: None,
@@ -230,6 +237,15 @@ impl Network {
             partner.end_was_read && socket.end_was_read && is_delivered
         };
         socket.is_shut || (socket.drop_closes && socket.partner.is_some_and(is_last))
+    }
+
+    /// All peers read from now on, and nothing hesitates.
+    pub(super) fn open_up(&mut self) {
+        for socket in self.registered().collect::<Vec<_>>() {
+            let socket = &mut self.sockets[socket];
+            (socket.room, socket.stubborn, socket.is_blocked) = (usize::MAX, 0, false);
+            socket.event.writable |= socket.connect != Connect::Pending;
+        }
     }
 
     /// A peer does something, one of a client in the backlog too.

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::super::pattern::bytes_of;
 use super::super::steps::{Change, Names};
-use super::host::Host;
+use super::host::{Host, LIMITS};
 use super::network::{Connect, Dial, Network, Socket};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
@@ -140,8 +140,12 @@ impl Write for Wire {
         socket.room -= len;
         (socket.is_flushed, socket.is_blocked) = (false, false);
         socket.active_at = now;
-        let is_down = socket.dial.is_none();
-        host.bytes[usize::from(is_down)] += len as u64;
+        let (client, backend) = if socket.dial.is_none() { (self.socket, partner) } else { (partner, self.socket) };
+        if let Some(Dial { key, .. }) = network.sockets[backend].dial {
+            let usage = host.usage(key, &network.sockets[client]);
+            let bytes = if client == self.socket { &mut usage.bytes_down } else { &mut usage.bytes_up };
+            *bytes += len as u64;
+        }
         Ok(len)
     }
 
@@ -247,8 +251,10 @@ impl Source for Wire {
         }
         let mishap = network.mishap().filter(|err| err.kind() != ErrorKind::Interrupted);
         if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
-            if let Socket { dial: Some(dial), partner: Some(client), .. } = network.sockets[self.socket] {
-                network.note_failed(client, dial, &err);
+            network.sockets[self.socket].is_broken = true;
+            match network.sockets[self.socket] {
+                Socket { dial: Some(dial), partner: Some(client), .. } => network.note_failed(client, dial, &err),
+                _ => network.short_at = Some(network.now), // whatever kept it from being registered
             }
             return Err(err);
         }
@@ -272,6 +278,7 @@ impl Drop for Wire {
         let mut world = self.lock();
         let (network, host) = &mut *world;
         let is_ended = network.is_ended_by_now(self.socket);
+        let has_client = network.sockets[self.socket].partner.is_some_and(|partner| network.is_live(partner));
         if network.sockets[self.socket].drop_closes || host.is_abandoned {
             network.deregister(self.socket);
         }
@@ -281,6 +288,9 @@ impl Drop for Wire {
             return;
         }
         assert_eq!(socket.token, None, "dropped before it was deregistered");
+        if socket.dial.is_some() && socket.connect != Connect::Known && has_client && !host.submitted.is_empty() {
+            host.cancelled += 1; // as an update takes effect
+        }
         assert!(socket.is_aborted || (socket.end_was_read && is_ended), "a cut that looks like an end");
     }
 }
@@ -291,13 +301,21 @@ pub(super) struct Door(pub(super) World);
 impl Listener for Door {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
         let mut world = self.0.lock();
-        let network = &mut world.0;
+        let (network, host) = &mut *world;
         assert!(network.live_clients() < network.setting.max_connections, "too many");
+        assert!(!host.is_shut_down && host.drain_until.is_none(), "accepted in the end");
+        assert!(
+            !network.live().any(|socket| network.sockets[socket].lacks_descriptor),
+            "accepted before others are served"
+        );
         if network.backlog.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
-        network.take_descriptor()?;
-        if let Some(err) = network.mishap() {
+        let mishap = network.mishap();
+        if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
+            if !crate::net::is_of_one_client(&err) {
+                network.short_at = Some(network.now);
+            }
             return Err(err);
         }
         if network.one_in(20) {
@@ -322,6 +340,7 @@ impl Source for Door {
         unreachable!("the listener is registered once")
     }
     fn deregister(&mut self, _: &Registry) -> io::Result<()> {
+        self.0.lock().1.is_closed_to_clients = true;
         Ok(())
     }
 }
@@ -362,9 +381,12 @@ impl Backend for Node {
         assert!(network.is_live(client) && host.is_named(self.target), "nobody wants it");
         assert!(request.attempt() < self.attempts());
         let dial = Dial { key: self.key, target: self.target, attempt: request.attempt() };
+        assert!(network.sockets[client].began + LIMITS.dial_limit > network.now, "dialled after the limit");
+        network.sockets[client].lacks_descriptor = false;
         if network.sockets[client].repeats.take() != Some(dial) && request.attempt() == 0 {
             host.judge_pick(self.key, client, network);
             network.sockets[client].tenure = host.tenure(self.key);
+            network.sockets[client].presence = host.presence(self.key);
         }
         assert!(network.sockets[client].tried.insert(dial), "tried again");
         let mishap = network.mishap();
@@ -418,10 +440,14 @@ impl Node {
 impl Network {
     /// A dial has failed. If only a descriptor was missing, or the like, or a signal came, it will be made again.
     fn note_failed(&mut self, client: usize, dial: Dial, err: &io::Error) {
+        if crate::net::is_shortage(err) {
+            self.short_at = Some(self.now);
+        }
         if crate::net::is_shortage(err) || err.kind() == ErrorKind::Interrupted {
             let client = &mut self.sockets[client];
             client.tried.remove(&dial);
             client.repeats = Some(dial);
+            client.lacks_descriptor = crate::net::is_shortage(err);
         }
     }
 }
@@ -447,18 +473,24 @@ impl Observer for Eye {
             panic!("connected with nobody")
         };
         assert_eq!((*key, *target, *connect), (connected.key, connected.target_name, Connect::Known));
-        host.judge_connected(key, target, client.tenure);
+        host.judge_connected(key, target, client);
     }
 
     fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
         let mut world = self.0.lock();
         let (network, host) = &mut *world;
         host.enforce(network);
-        let tried = &network.sockets[client_of(failed.client.addr)].tried;
+        let client = &network.sockets[client_of(failed.client.addr)];
         let is_it =
             |dial: &&Dial| (dial.key, dial.target, dial.attempt) == (failed.key, failed.target_name, failed.attempt);
-        let dial = tried.iter().find(is_it).expect("failed, and was not tried");
-        host.judge_failed_attempt(dial.key, dial.target);
+        let dial = client.tried.iter().find(is_it).expect("failed, and was not tried");
+        let backend = client.partner.map(|backend| &network.sockets[backend]);
+        if let Some(backend) = backend.filter(|backend| backend.dial == Some(*dial)) {
+            let has_failed = backend.is_broken || backend.connect == Connect::Refused;
+            let is_late = backend.began + LIMITS.connect_timeout <= network.now;
+            assert!(has_failed || is_late, "given up before its time");
+        }
+        host.judge_failed_attempt(*dial, client);
     }
 
     fn ended(&mut self, ended: &Ended<'_>) {
