@@ -599,6 +599,22 @@ fn c4_3_who_starves_gives_up_by_the_dial_limit() {
 }
 
 #[test]
+fn c5_2_nobody_is_dialled_for_after_the_dial_limit_however_many_wait_for_a_descriptor() {
+    const CROWD: usize = 1000;
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    b.dials.lock().unwrap().extend((0..CROWD).map(|_| Err(shortage())));
+    let mut rig = Rig::new(&[("a", &a)]);
+    (0..CROWD).for_each(|_| drop(rig.client(Script::new())));
+    drop(rig.submit(&[("b", &b)])); // they all want another dial now
+    rig.settle(COMMANDED);
+    assert_eq!(rig.event_loop.starving.len(), CROWD);
+    b.dials.lock().unwrap().clear();
+    rig.pass(LIMITS.dial_limit);
+    assert_eq!(b.dialled().len(), 0);
+    assert_eq!(rig.event_loop.totals.refused.of(EndReason::DialLimit), CROWD as u64);
+}
+
+#[test]
 fn c4_3_a_pause_is_not_made_longer_by_those_who_run_short_during_it() {
     let a = Scripted::new("a");
     let b = Scripted::new("b").then(Err(shortage()));
