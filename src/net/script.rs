@@ -55,6 +55,18 @@ struct State {
     token: Option<Token>,
 }
 
+impl State {
+    fn meet_interruption(&mut self) -> io::Result<()> {
+        match self.interruptions.checked_sub(1) {
+            Some(left) => {
+                self.interruptions = left;
+                Err(ErrorKind::Interrupted.into())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Script {
     pub(crate) fn new() -> Self {
         Self::default()
@@ -97,7 +109,7 @@ impl Script {
         self.with(|state| state.write_zero = true)
     }
 
-    /// How many writes are interrupted before the first that is not.
+    /// How many calls that register it, write or ask for its error are interrupted before the first that is not.
     pub(crate) fn interrupted(self, times: usize) -> Self {
         self.with(|state| state.interruptions = times)
     }
@@ -198,10 +210,7 @@ impl io::Read for Script {
 impl io::Write for Script {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.state.lock();
-        if state.interruptions > 0 {
-            state.interruptions -= 1;
-            return Err(ErrorKind::Interrupted.into());
-        }
+        state.meet_interruption()?;
         if let Some(kind) = state.write_error {
             return Err(kind.into());
         }
@@ -245,6 +254,7 @@ impl Stream for Script {
 
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
         let mut state = self.state.lock();
+        state.meet_interruption()?;
         if state.is_mute { Err(ErrorKind::NotConnected.into()) } else { Ok(state.error.take().map(Into::into)) }
     }
 
@@ -268,6 +278,7 @@ impl Stream for Script {
 impl mio::event::Source for Script {
     fn register(&mut self, _: &Registry, token: Token, _: Interest) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.meet_interruption()?;
         if let Some(kind) = state.register_error {
             return Err(kind.into());
         }

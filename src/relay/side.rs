@@ -280,6 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn c9_1_what_a_signal_interrupts_is_no_failure() {
+        let error = Readiness { error: true, ..Readiness::default() };
+        let mut alarmed = side(Script::new().interrupted(2));
+        alarmed.note(error);
+        assert!(!alarmed.has_failed());
+        let mut reset = side(Script::new().interrupted(2).error(ErrorKind::ConnectionReset));
+        reset.note(error);
+        assert_eq!(reset.failure().unwrap().kind(), ErrorKind::ConnectionReset);
+        let poll = mio::Poll::new().unwrap();
+        assert!(side(Script::new().interrupted(2)).register(poll.registry(), Token(0)).is_ok());
+    }
+
+    #[test]
     fn c9_1_an_interrupted_write_is_repeated() {
         let mut side = side(Script::new().interrupted(2));
         assert_eq!((side.write(b"hello"), side.flush()), (Some(5), Some(())));
