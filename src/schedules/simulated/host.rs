@@ -37,7 +37,7 @@ pub(super) struct Host {
     cursor: Option<&'static str>,
     tenures: BTreeMap<&'static str, u64>,
     presences: BTreeMap<&'static str, u64>,
-    /// The failed dials of a key with its target since one succeeded, or more.
+    /// At least as many as dials of a key with its target have failed since one succeeded.
     failed_dials: BTreeMap<(&'static str, &'static str), u32>,
     /// What has been told.
     pub(super) accepted: u64,

@@ -15,7 +15,7 @@ use mio::{Poll, Token};
 
 use self::host::{Host, LIMITS, SHORTAGE_PAUSE};
 use self::network::{Connect, Network, Socket};
-use self::wire::{Door, Eye, World};
+use self::wire::{SimulatedListener, Witness, World};
 use super::steps::{Action, Change, Schedule, Setting, Step};
 use crate::control::{Control, Update};
 use crate::error::Error;
@@ -67,10 +67,10 @@ impl Player {
         let event_loop = EventLoop::new(
             config,
             poll.registry().try_clone().unwrap(),
-            Box::new(Door(world.clone())),
+            Box::new(SimulatedListener(world.clone())),
             receiver,
             Rotation::new(ejection, false, Random::new(0)),
-            Box::new(Eye(world.clone())),
+            Box::new(Witness(world.clone())),
         );
         Self {
             event_loop: event_loop.unwrap(),

@@ -296,9 +296,9 @@ impl Drop for Wire {
 }
 
 /// The listener.
-pub(super) struct Door(pub(super) World);
+pub(super) struct SimulatedListener(pub(super) World);
 
-impl Listener for Door {
+impl Listener for SimulatedListener {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
         let mut world = self.0.lock();
         let (network, host) = &mut *world;
@@ -332,7 +332,7 @@ impl Listener for Door {
     }
 }
 
-impl Source for Door {
+impl Source for SimulatedListener {
     fn register(&mut self, _: &Registry, _: Token, _: Interest) -> io::Result<()> {
         Ok(())
     }
@@ -351,7 +351,7 @@ fn client_of(addr: &Address) -> usize {
 }
 
 /// A backend that is up, hangs or refuses as the dice will.
-struct Node {
+struct SimulatedBackend {
     world: World,
     key: &'static str,
     target: &'static str,
@@ -362,12 +362,12 @@ struct Node {
 /// The set that these names make.
 pub(super) fn backends(world: &World, names: &Names, control: Option<&Control>) -> BackendSet {
     let node = |(key, target): (&&'static str, &&'static str)| {
-        (*key, Node { world: world.clone(), key, target, control: control.cloned() })
+        (*key, SimulatedBackend { world: world.clone(), key, target, control: control.cloned() })
     };
     names.iter().map(node).collect()
 }
 
-impl Backend for Node {
+impl Backend for SimulatedBackend {
     fn target_name(&self) -> String {
         self.target.to_owned()
     }
@@ -414,7 +414,7 @@ impl Backend for Node {
     }
 }
 
-impl Node {
+impl SimulatedBackend {
     /// Gives an update from within the loop, now and then.
     fn call_in(&self) {
         let Some(control) = &self.control else { return };
@@ -453,9 +453,9 @@ impl Network {
 }
 
 /// The observer.
-pub(super) struct Eye(pub(super) World);
+pub(super) struct Witness(pub(super) World);
 
-impl Observer for Eye {
+impl Observer for Witness {
     fn accepted(&mut self, client: &Client<'_>) {
         let host = &mut self.0.lock().1;
         assert_eq!(client.id, host.accepted);

@@ -76,12 +76,12 @@ impl World {
 }
 
 /// A backend that is up, refuses or does not answer as the dice will, and is told who the client is.
-struct Node {
+struct FaultyBackend {
     world: World,
     target: &'static str,
 }
 
-impl Backend for Node {
+impl Backend for FaultyBackend {
     fn target_name(&self) -> String {
         self.target.to_owned()
     }
@@ -100,12 +100,12 @@ impl Backend for Node {
 }
 
 /// A TCP listener that runs short of descriptors.
-struct Door {
+struct FaultyListener {
     listener: Box<dyn Listener>,
     world: World,
 }
 
-impl Listener for Door {
+impl Listener for FaultyListener {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
         self.world.take_descriptor()?;
         self.listener.accept()
@@ -120,7 +120,7 @@ impl Listener for Door {
     }
 }
 
-impl Source for Door {
+impl Source for FaultyListener {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         registry.register(&mut *self.listener, token, interests)
     }
@@ -139,9 +139,9 @@ enum Told {
     Updated(Applied),
 }
 
-struct Eye(mpsc::Sender<Told>);
+struct Witness(mpsc::Sender<Told>);
 
-impl Observer for Eye {
+impl Observer for Witness {
     fn accepted(&mut self, client: &Client<'_>) {
         let _ = self.0.send(Told::Accepted { client: client.addr.to_string() });
     }
@@ -206,7 +206,7 @@ impl Player {
                 hanging: addr_of(&hanging.0),
             }),
         };
-        let door = Door { listener: listener().into_listener().unwrap(), world: world.clone() };
+        let door = FaultyListener { listener: listener().into_listener().unwrap(), world: world.clone() };
         let (sender, told) = mpsc::channel();
         let failures = schedule.setting.ejecting_failures;
         let server = Server::builder()
@@ -216,7 +216,7 @@ impl Player {
             .max_connections(schedule.setting.max_connections)
             .buffer_size(schedule.setting.buffer_size)
             .ejection(Ejection { failures, base: CONNECT_TIMEOUT, max: 2 * CONNECT_TIMEOUT })
-            .observer(Eye(sender))
+            .observer(Witness(sender))
             .build(door)
             .unwrap();
         let thread = server.spawn().unwrap();
@@ -275,8 +275,9 @@ impl Player {
     fn update(&mut self, changes: &[Change]) {
         let mut updates = Vec::new();
         for Change { names, limit } in changes {
-            let node =
-                |(key, target): (&&'static str, &&'static str)| (*key, Node { world: self.world.clone(), target });
+            let node = |(key, target): (&&'static str, &&'static str)| {
+                (*key, FaultyBackend { world: self.world.clone(), target })
+            };
             let set: BackendSet = names.iter().map(node).collect();
             let limit = limit.map(scaled);
             let update = match limit {
