@@ -64,7 +64,7 @@ impl Server {
         let mut now = Instant::now();
         let mut next = event_loop.turn(std::iter::empty(), now);
         while !event_loop.is_over() {
-            let timeout = next.map(|at| at.saturating_duration_since(now)).map(|wait| wait.min(LONGEST_WAIT));
+            let timeout = next.map(|at| at.saturating_duration_since(Instant::now()).min(LONGEST_WAIT)); // the turn took time
             match poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => events.clear(),

@@ -21,7 +21,7 @@ impl EventLoop {
         self.life == Life::Serving
             && self.door.is_worth_asking()
             && self.starving.is_empty()
-            && self.pairs.len() < self.config.max_connections
+            && self.pairs.len() + self.closing.pairs() < self.config.max_connections
             && self.pairs.has_room()
     }
 

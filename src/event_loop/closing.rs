@@ -27,6 +27,8 @@ impl Crowd {
 
 /// What ended in one step, and what is to be reported once all of it is closed.
 struct Batch {
+    /// How many pairs it is of, each of which has two sides.
+    pairs: usize,
     /// Dropped first, so that nobody waits who may be waited for by a stream of the host's as it is dropped.
     report: Option<Report>,
     sides: vec::IntoIter<Side>,
@@ -48,9 +50,15 @@ impl Closing {
     /// Adds what has ended. The clients come first, since they are who can do something about it: the last of a thousand
     /// should not have to wait for a thousand closes on the other side.
     pub(crate) fn add(&mut self, crowd: Crowd, report: Option<Report>) {
+        let pairs = crowd.clients.len();
         let mut sides = crowd.clients;
         sides.extend(crowd.backends);
-        self.0.push_back(Batch { report, sides: sides.into_iter() });
+        self.0.push_back(Batch { pairs, report, sides: sides.into_iter() });
+    }
+
+    /// How many pairs have a socket that is still open.
+    pub(crate) fn pairs(&self) -> usize {
+        self.0.iter().map(|batch| batch.sides.len().min(batch.pairs)).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -704,6 +704,24 @@ fn c4_4_at_the_limit_nobody_is_accepted_until_a_pair_closes() {
 }
 
 #[test]
+fn c4_4_a_pair_counts_until_both_of_its_sockets_are_closed() {
+    const CROWD: usize = 300;
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    a.dials.lock().unwrap().extend((0..CROWD).map(|_| connects()));
+    let mut rig = Rig::with(LIMITS, CROWD, &[("a", &a)]);
+    let crowd: Vec<(Seen, Seen)> = (0..CROWD).map(|_| rig.pair(Script::new(), &a)).collect();
+    drop(rig.submit(&[("b", &b)]));
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.turn(&[COMMANDED[0], (token::LISTENER, READABLE)]);
+    assert_eq!(rig.event_loop.totals.open, 0);
+    while rig.event_loop.totals.accepted == CROWD as u64 {
+        assert!(rig.turn(&[]).is_some(), "the client is forgotten");
+    }
+    let is_closed = |pair: &&(Seen, Seen)| pair.0.is_dropped() && pair.1.is_dropped();
+    assert!(crowd.iter().any(|pair| is_closed(&pair)), "accepted in the place of nobody");
+}
+
+#[test]
 fn c3_2_a_pair_blocked_on_either_side_is_closed_on_both() {
     let backend = Scripted::new("a").then(Ok(Script::new().reads([Act::Data(vec![1; 100])])));
     let mut rig = Rig::new(&[("a", &backend)]);

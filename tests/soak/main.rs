@@ -74,7 +74,7 @@ const ONE_HEAP: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glib
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if std::env::var_os(ONE_HEAP.0).is_none() {
+    if !std::env::var(ONE_HEAP.0).is_ok_and(|set| set.contains(ONE_HEAP.1)) {
         return begin_anew_with_one_heap();
     }
     let seed = options.seed.unwrap_or_else(|| {

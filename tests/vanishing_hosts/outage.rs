@@ -31,7 +31,7 @@ fn outages_cost_no_byte(victim: Victim) {
         traffic.assert_goes_on();
         let before = swallowed();
         scene.unplug(victim);
-        wait_for("each stream has missed something", || (swallowed() >= before + 12).then_some(()));
+        wait_for("frames are swallowed", || (swallowed() >= before + 12).then_some(()));
         scene.plug_in(victim);
     }
     traffic.assert_was_undisturbed(PATIENCE);

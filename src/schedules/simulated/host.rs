@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::steps::{Change, KEYS, Names};
 use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
+use crate::net::Readiness;
 use crate::observe::{Applied, EndReason, Ended, Usage};
 
 pub(super) const LIMITS: Limits = Limits {
@@ -18,6 +19,9 @@ pub(super) const LIMITS: Limits = Limits {
 /// How long at most a balancer that lacks a descriptor waits before it tries again.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
+/// How many clients a turn takes at most, so that nothing else waits for a crowd.
+pub(super) const ACCEPTS_PER_TURN: usize = 64;
+
 /// What the host knows.
 #[derive(Default)]
 pub(super) struct Host {
@@ -27,9 +31,11 @@ pub(super) struct Host {
     pub(super) submitted: Vec<Change>,
     /// Those that were given in the course of a turn.
     pub(super) submitted_meanwhile: Vec<Change>,
+    /// Until when the pairs of vanished targets may go on.
     pub(super) draining: BTreeMap<&'static str, Instant>,
     pub(super) drain_until: Option<Instant>,
     pub(super) is_shut_down: bool,
+    /// The listener has been deregistered.
     pub(super) is_closed_to_clients: bool,
     /// The balancer is dropped without being shut down.
     pub(super) is_abandoned: bool,
@@ -37,7 +43,7 @@ pub(super) struct Host {
     cursor: Option<&'static str>,
     tenures: BTreeMap<&'static str, u64>,
     presences: BTreeMap<&'static str, u64>,
-    /// At least as many as dials of a key with its target have failed since one succeeded.
+    /// A bound on how often in a row a key's target has failed: attempts, where the balancer counts backends.
     failed_dials: BTreeMap<(&'static str, &'static str), u32>,
     /// What has been told.
     pub(super) accepted: u64,
@@ -180,10 +186,24 @@ impl Host {
             assert_eq!(ended.backend, Some((key, target)));
             self.usage(key, &network.sockets[client]).open -= 1;
         }
+        if let (EndReason::DialLimit, Some(dial)) = (ended.reason, socket.partner) {
+            let dial = &network.sockets[dial];
+            let is_told = dial.is_told || dial.is_dropped;
+            assert!(is_told || dial.began + LIMITS.connect_timeout > network.now, "a failure is not told");
+        }
+        if let Some(backend) = backend.filter(|_| !network.setting.failures) {
+            judge_last_words(ended.reason, &network.sockets[client], &network.sockets[backend]);
+            judge_last_words(ended.reason, &network.sockets[backend], &network.sockets[client]);
+        }
+        let is_unwatched = ended.reason == EndReason::LocalFailure;
+        if !is_unwatched {
+            network.paused_until = None;
+        }
         let counts = if backend.is_some() { &mut self.ends } else { &mut self.refusals };
         *counts.entry(ended.reason).or_default() += 1;
         for socket in [Some(client), backend].into_iter().flatten() {
             network.sockets[socket].is_over = true;
+            network.sockets[socket].is_unwatched = is_unwatched;
             network.sockets[socket].is_finished = ended.reason == EndReason::Finished;
             if ended.reason == EndReason::TargetRemoved {
                 self.removed.push(socket);
@@ -272,4 +292,11 @@ fn judge_removal(changes: &[Change], network: &Network) {
         assert!(!is_closed(target), "goes on though its target was removed");
         assert!(connect == Connect::Known || is_named(target), "still dialled though it drains");
     }
+}
+
+/// A pair ends by the failure of a side: what that has sent before is passed on, if the other takes it.
+fn judge_last_words(reason: EndReason, from: &Socket, to: &Socket) {
+    let has_failed = matches!(reason, EndReason::ClientFailed | EndReason::BackendFailed) && from.is_broken;
+    let may_take = !to.is_broken && !to.is_blocked && to.event == Readiness::default();
+    assert!(!(has_failed && may_take) || to.taken == to.preface + from.sent, "last words are lost");
 }

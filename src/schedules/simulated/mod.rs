@@ -203,6 +203,7 @@ impl Player {
             host.submitted.append(&mut host.submitted_meanwhile);
             self.has_commands = true;
         }
+        network.accepts_in_turn = 0;
         for socket in &mut network.sockets {
             socket.moved_in_turn = 0;
         }
@@ -269,9 +270,17 @@ impl Player {
             let drains = connect == Connect::Known && host.draining.contains_key(dial.target);
             assert!(host.is_named(dial.target) || drains, "still open though its target has left");
         }
-        // A failure of one of the sides, or both, may each have the pair driven once more.
-        let most = 3 * (BYTES_PER_DIRECTION + self.setting.buffer_size);
-        assert!(network.sockets.iter().all(|socket| socket.moved_in_turn <= most), "more than a fair share");
+        for socket in &network.sockets {
+            // A failure of one of the sides, or both, may each have the pair driven once more.
+            let is_broken = |socket: &Socket| socket.is_broken;
+            let times = if is_broken(socket) || socket.partner.is_some_and(|to| is_broken(&network.sockets[to])) {
+                3
+            } else {
+                1
+            };
+            let most = times * (BYTES_PER_DIRECTION + self.setting.buffer_size);
+            assert!(socket.moved_in_turn <= most, "more than a fair share");
+        }
     }
 
     /// What holds when there is no event and nothing due: nothing is left to do, and nobody was forgotten.
@@ -279,7 +288,7 @@ impl Player {
         let mut world = self.world.lock();
         let (network, host) = &mut *world;
         let now = network.now;
-        let lacks_something = network.short_at.is_some_and(|at| at + SHORTAGE_PAUSE > now);
+        let lacks_something = network.paused_until.is_some_and(|until| until > now);
         let is_pausing = lacks_something && self.next.is_some_and(|next| next <= now + SHORTAGE_PAUSE);
         assert!(host.drain_until.is_none_or(|until| until > now), "it does not end");
         if host.drain_until.is_none() && !network.backlog.is_empty() {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use mio::Token;
 
 use super::super::steps::{Dice, Happening, Setting};
+use super::host::SHORTAGE_PAUSE;
 use crate::net::Readiness;
 use crate::rotation::Random;
 
@@ -25,8 +26,9 @@ pub(super) struct Network {
     pub(super) backlog_event: bool,
     /// How many of the next calls that need a descriptor fail.
     pub(super) short_of: usize,
-    /// When the balancer had reason to pause last.
-    pub(super) short_at: Option<Instant>,
+    /// Until when the balancer has reason to pause.
+    pub(super) paused_until: Option<Instant>,
+    pub(super) accepts_in_turn: usize,
 }
 
 /// A dial of a backend: under which key, at what target, and which attempt.
@@ -87,6 +89,10 @@ pub(super) struct Socket {
     pub(super) event: Readiness,
     /// The balancer has told that its pair is over; the socket may be closed later.
     pub(super) is_over: bool,
+    /// Its failed dial was told.
+    pub(super) is_told: bool,
+    /// It could not be registered.
+    pub(super) is_unwatched: bool,
     /// It was told to have finished.
     pub(super) is_finished: bool,
     pub(super) is_aborted: bool,
@@ -113,7 +119,8 @@ impl Network {
             backlog: VecDeque::new(),
             backlog_event: false,
             short_of: 0,
-            short_at: None,
+            paused_until: None,
+            accepts_in_turn: 0,
         }
     }
 
@@ -165,6 +172,8 @@ impl Network {
             token: None,
             event: Readiness::default(),
             is_over: false,
+            is_told: false,
+            is_unwatched: false,
             is_finished: false,
             is_aborted: false,
             is_dropped: false,
@@ -262,6 +271,22 @@ impl Network {
         if matches!(socket.connect, Connect::Up | Connect::Known) && !socket.is_broken {
             socket.go_on(what, most);
         }
+    }
+
+    /// The balancer has reason to pause; one that is under way is not made longer.
+    pub(super) fn note_shortage(&mut self) {
+        if self.paused_until.is_none_or(|until| until <= self.now) {
+            self.paused_until = Some(self.now + SHORTAGE_PAUSE);
+        }
+    }
+
+    /// How many pairs have a socket that is open.
+    pub(super) fn open_pairs(&self) -> usize {
+        let client_of = |socket: usize| match self.sockets[socket] {
+            Socket { dial: Some(_), partner: Some(client), .. } => client,
+            _ => socket,
+        };
+        self.registered().map(client_of).collect::<BTreeSet<_>>().len()
     }
 
     /// One call less that finds a descriptor.

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::super::pattern::bytes_of;
 use super::super::steps::{Change, Names};
-use super::host::{Host, LIMITS};
+use super::host::{ACCEPTS_PER_TURN, Host, LIMITS};
 use super::network::{Connect, Dial, Network, Socket};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
@@ -254,7 +254,7 @@ impl Source for Wire {
             network.sockets[self.socket].is_broken = true;
             match network.sockets[self.socket] {
                 Socket { dial: Some(dial), partner: Some(client), .. } => network.note_failed(client, dial, &err),
-                _ => network.short_at = Some(network.now), // whatever kept it from being registered
+                _ => network.note_shortage(), // whatever kept it from being registered
             }
             return Err(err);
         }
@@ -283,6 +283,9 @@ impl Drop for Wire {
             network.deregister(self.socket);
         }
         let socket = &mut network.sockets[self.socket];
+        if socket.is_over && !socket.is_unwatched {
+            network.paused_until = None; // there is room again
+        }
         assert!(!std::mem::replace(&mut socket.is_dropped, true));
         if std::thread::panicking() {
             return;
@@ -302,7 +305,10 @@ impl Listener for SimulatedListener {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
         let mut world = self.0.lock();
         let (network, host) = &mut *world;
-        assert!(network.live_clients() < network.setting.max_connections, "too many");
+        assert!(network.open_pairs() < network.setting.max_connections, "too many");
+        assert!(network.paused_until.is_none_or(|until| until <= network.now), "accepted in a pause");
+        network.accepts_in_turn += 1;
+        assert!(network.accepts_in_turn <= ACCEPTS_PER_TURN, "more than a turn has time for");
         assert!(!host.is_shut_down && host.drain_until.is_none(), "accepted in the end");
         assert!(
             !network.live().any(|socket| network.sockets[socket].lacks_descriptor),
@@ -314,7 +320,7 @@ impl Listener for SimulatedListener {
         let mishap = network.mishap();
         if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
             if !crate::net::is_of_one_client(&err) {
-                network.short_at = Some(network.now);
+                network.note_shortage();
             }
             return Err(err);
         }
@@ -441,7 +447,7 @@ impl Network {
     /// A dial has failed. If only a descriptor was missing, or the like, or a signal came, it will be made again.
     fn note_failed(&mut self, client: usize, dial: Dial, err: &io::Error) {
         if crate::net::is_shortage(err) {
-            self.short_at = Some(self.now);
+            self.note_shortage();
         }
         if crate::net::is_shortage(err) || err.kind() == ErrorKind::Interrupted {
             let client = &mut self.sockets[client];
@@ -491,6 +497,9 @@ impl Observer for Witness {
             assert!(has_failed || is_late, "given up before its time");
         }
         host.judge_failed_attempt(*dial, client);
+        if let Some(backend) = client.partner.filter(|backend| network.sockets[*backend].dial == Some(*dial)) {
+            network.sockets[backend].is_told = true;
+        }
     }
 
     fn ended(&mut self, ended: &Ended<'_>) {
