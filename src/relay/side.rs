@@ -17,8 +17,8 @@ pub(crate) struct Side {
     stream: Box<dyn Stream>,
     readable: bool,
     writable: bool,
-    /// The peer has finished, or sent something out of band: a short read proves nothing any more, for no event will
-    /// tell of the end of stream, or of what comes after the mark.
+    /// The peer has finished, has sent something out of band, or has failed: a short read proves nothing any more, for no
+    /// event will tell of the end of stream, or of what comes after the mark.
     read_to_the_end: bool,
     /// Once an error is met, the side has failed for good: a later end of stream is none.
     failure: Option<io::Error>,
@@ -105,10 +105,11 @@ impl Side {
         self.readable
     }
 
-    /// Remembers the first error. What the peer sent before it may still be read.
+    /// Remembers the first error. What the peer sent before it may still be read, and no event will be waited for.
     fn fail(&mut self, err: io::Error) {
         self.failure.get_or_insert(err);
         self.readable = true;
+        self.read_to_the_end = true;
     }
 
     /// Reads what there is: `Some(0)` at the end of stream, `None` if there is nothing for now, or never will be.
@@ -262,6 +263,21 @@ mod tests {
     fn c6_4_a_failed_write_is_a_reason_to_read_what_the_peer_sent_before() {
         let mut side = side(data().write_error(ErrorKind::BrokenPipe));
         assert_eq!((side.write(b"x"), side.read(&mut [0; 9])), (None, Some(1)));
+    }
+
+    #[test]
+    fn c3_10_what_a_failed_peer_sent_before_is_read_to_the_end() {
+        let words = [
+            Act::Data(b"at a mark".to_vec()),
+            Act::Data(b"reads stop".to_vec()),
+            Act::Fail(ErrorKind::ConnectionReset),
+        ];
+        let mut side = side(Script::new().reads(words).drained_by_short_reads().write_error(ErrorKind::BrokenPipe));
+        assert_eq!(side.write(b"x"), None);
+        assert_eq!(
+            [side.read(&mut [0; 99]), side.read(&mut [0; 99]), side.read(&mut [0; 99])],
+            [Some(9), Some(10), None]
+        );
     }
 
     #[test]
