@@ -197,7 +197,7 @@ impl Host {
         }
         let is_unwatched = ended.reason == EndReason::LocalFailure;
         if !is_unwatched {
-            network.paused_until = None;
+            network.paused_until = None; // there is room again
         }
         let counts = if backend.is_some() { &mut self.ends } else { &mut self.refusals };
         *counts.entry(ended.reason).or_default() += 1;

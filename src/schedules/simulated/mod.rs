@@ -21,6 +21,7 @@ use crate::control::{Control, Update};
 use crate::error::Error;
 use crate::event_loop::{BYTES_PER_DIRECTION, Config, EventLoop, command, token};
 use crate::net::{Address, Readiness, SocketOptions};
+use crate::observe::Stats;
 use crate::rotation::{Ejection, Random, Rotation};
 use crate::sync::Waker;
 
@@ -241,30 +242,7 @@ impl Player {
         host.enforce(network);
         let is_to_be_closed = host.drain_until.is_some() || host.is_shut_down;
         assert!(!is_to_be_closed || host.is_closed_to_clients, "clients are let in");
-        let stats = self.event_loop.stats(network.now);
-        assert_eq!(stats.accepted, stats.refused.total() + stats.ended.total() + stats.dialling + stats.open);
-        assert_eq!(
-            (stats.accepted, stats.refused.total() + stats.ended.total()),
-            (host.accepted, host.ended.len() as u64)
-        );
-        assert_eq!(stats.dialling + stats.open, network.live_clients() as u64);
-        assert_eq!(stats.open, network.connected().count() as u64);
-        assert_eq!(stats.refused.iter().collect::<BTreeMap<_, _>>(), host.refusals);
-        assert_eq!(stats.ended.iter().collect::<BTreeMap<_, _>>(), host.ends);
-        let mut sum = stats.departed;
-        assert_eq!(sum, host.departed);
-        for backend in &stats.backends {
-            sum.add(&backend.usage);
-            assert_eq!(backend.usage, host.usage.get(&*backend.key).copied().unwrap_or_default());
-        }
-        assert_eq!((stats.open, stats.bytes_up, stats.bytes_down), (sum.open, sum.bytes_up, sum.bytes_down));
-        assert!(
-            stats
-                .backends
-                .iter()
-                .map(|backend| (&*backend.key, &*backend.target_name))
-                .eq(host.set.iter().map(|(key, target)| (*key, *target)))
-        );
+        judge_counters(&self.event_loop.stats(network.now), network, host);
         for socket in network.live() {
             let Socket { dial: Some(dial), connect, .. } = network.sockets[socket] else { continue };
             let drains = connect == Connect::Known && host.draining.contains_key(dial.target);
@@ -272,13 +250,8 @@ impl Player {
         }
         for socket in &network.sockets {
             // A failure of one of the sides, or both, may each have the pair driven once more.
-            let is_broken = |socket: &Socket| socket.is_broken;
-            let times = if is_broken(socket) || socket.partner.is_some_and(|to| is_broken(&network.sockets[to])) {
-                3
-            } else {
-                1
-            };
-            let most = times * (BYTES_PER_DIRECTION + self.setting.buffer_size);
+            let is_broken = socket.is_broken || socket.partner.is_some_and(|to| network.sockets[to].is_broken);
+            let most = (BYTES_PER_DIRECTION + self.setting.buffer_size) * if is_broken { 3 } else { 1 };
             assert!(socket.moved_in_turn <= most, "more than a fair share");
         }
     }
@@ -347,6 +320,30 @@ impl Player {
         assert!(matches!(control.stats(), Err(Error::Stopped)));
         assert!(control.shutdown().is_ok() && control.drain(limit).is_ok());
     }
+}
+
+/// The counters add up, and are what was told.
+fn judge_counters(stats: &Stats, network: &Network, host: &Host) {
+    assert_eq!(stats.accepted, stats.refused.total() + stats.ended.total() + stats.dialling + stats.open);
+    assert_eq!((stats.accepted, stats.refused.total() + stats.ended.total()), (host.accepted, host.ended.len() as u64));
+    assert_eq!(stats.dialling + stats.open, network.live_clients() as u64);
+    assert_eq!(stats.open, network.connected().count() as u64);
+    assert_eq!(stats.refused.iter().collect::<BTreeMap<_, _>>(), host.refusals);
+    assert_eq!(stats.ended.iter().collect::<BTreeMap<_, _>>(), host.ends);
+    let mut sum = stats.departed;
+    assert_eq!(sum, host.departed);
+    for backend in &stats.backends {
+        sum.add(&backend.usage);
+        assert_eq!(backend.usage, host.usage.get(&*backend.key).copied().unwrap_or_default());
+    }
+    assert_eq!((stats.open, stats.bytes_up, stats.bytes_down), (sum.open, sum.bytes_up, sum.bytes_down));
+    assert!(
+        stats
+            .backends
+            .iter()
+            .map(|backend| (&*backend.key, &*backend.target_name))
+            .eq(host.set.iter().map(|(key, target)| (*key, *target)))
+    );
 }
 
 /// What holds for the socket of a pair when there is nothing to do.
