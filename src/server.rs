@@ -245,8 +245,8 @@ impl Builder {
         self
     }
 
-    /// Sets how many clients there may be at a time, those still dialling included. Defaults to no limit but that of
-    /// descriptors, of which each client takes two.
+    /// Sets how many clients there may be at a time, those still dialling included, and those whose sockets are still to
+    /// be closed. Defaults to no limit but that of descriptors, of which each client takes two.
     ///
     /// Clients beyond it wait in the kernel's backlog. When that is full too, connecting takes them longer and may time
     /// out; `ListenOptions` opens a listener with a generous one.
