@@ -437,7 +437,7 @@ mod scarce {
     }
 
     #[test]
-    #[ignore = "what the others start as a process of its own"]
+    #[ignore = "no test by itself: `Scarce` starts it as a process of its own in those above"]
     fn balancer_with_few_descriptors() {
         let Ok(settings) = std::env::var(SETTINGS) else { return };
         let [descriptors, dial_limit, backend] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!() };

@@ -108,7 +108,7 @@ pub trait Stream: io::Read + io::Write + Source + Send {
     /// tell when there is more. Saves a call that would block. By default `false`.
     ///
     /// After an event with `read_closed` or `priority` it is not asked any more: a stream of which these tell may leave
-    /// its end, or what follows a mark, behind such a read.
+    /// its end, or what follows a mark, behind such a read. Nor is it after a failure, since no event is waited for then.
     fn short_read_means_drained(&self) -> bool {
         false
     }

@@ -348,13 +348,7 @@ mod tests {
     #[test]
     fn c6_1_whatever_happens_all_is_delivered_or_the_pair_is_cut_and_nothing_is_forgotten() {
         for seed in 0..20_000 {
-            Schedule::decode(&random_bytes(seed)).play();
+            play(&random_bytes(seed));
         }
-    }
-
-    #[test]
-    #[ignore = "plays a file that fuzzing has found: SCHEDULE=/absolute/path cargo test --lib relay_schedules -- --ignored"]
-    fn a_schedule_from_a_file() {
-        play(&std::fs::read(std::env::var_os("SCHEDULE").expect("SCHEDULE names a file")).unwrap());
     }
 }
