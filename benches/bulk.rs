@@ -49,7 +49,10 @@ fn main() {
 
 fn bulk(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("bulk");
-    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(5));
     group.sampling_mode(SamplingMode::Flat);
     for load in &LOADS {
         let (backend, served) = start_backend(load);
@@ -59,7 +62,9 @@ fn bulk(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     thread::scope(|scope| {
                         for addr in route.addrs().take(load.connections as usize) {
-                            scope.spawn(move || transfer(&connect(addr), load.upload, load.download));
+                            scope.spawn(move || {
+                                transfer(&connect(addr), load.upload, load.download)
+                            });
                         }
                     });
                     for _ in 0..load.connections {

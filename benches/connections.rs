@@ -33,7 +33,10 @@ fn connections(criterion: &mut Criterion) {
     let backends = loopback::addrs(64, echo::start());
     let routes = routes::all(&backends);
     let mut group = criterion.benchmark_group("connections");
-    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(5));
     for at_once in [1, 64] {
         group.throughput(Throughput::Elements(at_once));
         for route in &routes {

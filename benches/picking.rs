@@ -34,7 +34,10 @@ fn main() {
 fn picking(criterion: &mut Criterion) {
     let backend_port = start_backend();
     let mut group = criterion.benchmark_group("picking");
-    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     group.throughput(Throughput::Elements(AT_ONCE as u64));
     for backends in [1, 10, 100, 1_000, 10_000] {
         for route in routes::all(&loopback::addrs(backends, backend_port)) {

@@ -41,7 +41,10 @@ fn removal(criterion: &mut Criterion) {
     let update = |set: &BackendSet| control.update(set.clone()).unwrap().wait().unwrap();
 
     let mut group = criterion.benchmark_group("removal");
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(4));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(4));
     group.sampling_mode(SamplingMode::Flat);
     for pairs in sizes {
         group.throughput(Throughput::Elements(pairs as u64));
@@ -61,7 +64,11 @@ fn removal(criterion: &mut Criterion) {
 }
 
 fn backends(targets: &[SocketAddr]) -> BackendSet {
-    targets.iter().enumerate().map(|(n, &addr)| (format!("{n:02}"), TcpBackend::new(addr))).collect()
+    targets
+        .iter()
+        .enumerate()
+        .map(|(n, &addr)| (format!("{n:02}"), TcpBackend::new(addr)))
+        .collect()
 }
 
 /// Connected sockets that reset their connections when they are dropped.

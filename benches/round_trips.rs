@@ -36,7 +36,10 @@ fn round_trips(criterion: &mut Criterion) {
     let mut routes = Vec::from(routes::all(&backends));
     routes.push(routes::tinylb("tinylb_idle_timeout", idle_timeout, &backends));
     let mut group = criterion.benchmark_group("round_trips");
-    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     for connections in [1, 64, 1_000] {
         group.throughput(Throughput::Elements(connections));
         for route in &routes {

@@ -34,13 +34,18 @@ fn updates(criterion: &mut Criterion) {
     let crowd = Crowd::new();
     let backend_port = echo::start();
     let mut group = criterion.benchmark_group("updates");
-    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(4));
     for pairs in sizes {
         for backends in [10, 100, 1_000, 10_000] {
             let mut addrs = loopback::addrs(backends + 1, backend_port);
             let one_or_other = addrs.split_off(backends as usize - 1);
-            let staying: BackendSet = addrs.iter().map(|addr| (addr.to_string(), TcpBackend::new(*addr))).collect();
-            let server = Server::builder().backends(staying.clone()).build(loopback::listener()).unwrap();
+            let staying: BackendSet =
+                addrs.iter().map(|addr| (addr.to_string(), TcpBackend::new(*addr))).collect();
+            let server =
+                Server::builder().backends(staying.clone()).build(loopback::listener()).unwrap();
             let balancer = server.spawn().unwrap();
             let control = balancer.control();
             crowd.replace(balancer.local_addr().ip().unwrap().port(), pairs);
@@ -53,7 +58,8 @@ fn updates(criterion: &mut Criterion) {
             };
             group.throughput(Throughput::Elements(u64::from(backends) + pairs as u64));
             group.bench_function(BenchmarkId::new(format!("{pairs}_pairs"), backends), |bencher| {
-                let update = |set| assert_eq!(control.update(set).unwrap().wait().unwrap().closed, 0);
+                let update =
+                    |set| assert_eq!(control.update(set).unwrap().wait().unwrap().closed, 0);
                 bencher.iter_batched(&mut next_set, update, BatchSize::PerIteration);
             });
         }

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tinylb::{Applied, BackendSet, Control, Ejection, Error, Server, Stats, Summary, TcpBackend, Usage};
+use tinylb::{
+    Applied, BackendSet, Control, Ejection, Error, Server, Stats, Summary, TcpBackend, Usage,
+};
 
 const CLIENTS: u8 = 18;
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -31,7 +33,11 @@ fn main() -> ExitCode {
     match play() {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever was watching has left.
-        Err(err) if err.downcast_ref().is_some_and(|err: &io::Error| err.kind() == io::ErrorKind::BrokenPipe) => {
+        Err(err)
+            if err
+                .downcast_ref()
+                .is_some_and(|err: &io::Error| err.kind() == io::ErrorKind::BrokenPipe) =>
+        {
             ExitCode::SUCCESS
         }
         Err(err) => {
@@ -47,12 +53,14 @@ fn play() -> Result<()> {
     for name in NODES {
         nodes.push(Node::start(name, ANY_PORT.parse()?)?);
     }
-    let mut set: BackendSet = nodes.iter().map(|node| (node.name, TcpBackend::new(node.addr))).collect();
+    let mut set: BackendSet =
+        nodes.iter().map(|node| (node.name, TcpBackend::new(node.addr))).collect();
     let listener = TcpListener::bind(ANY_PORT)?;
     let addr = listener.local_addr()?;
     // By default a backend that keeps failing is passed over for up to 30 seconds, which is longer than this story.
     let ejection = Ejection { max: Duration::from_secs(1), ..Ejection::default() };
-    let balancer = Server::builder().backends(set.clone()).ejection(ejection).build(listener)?.spawn()?;
+    let balancer =
+        Server::builder().backends(set.clone()).ejection(ejection).build(listener)?.spawn()?;
     let control = balancer.control();
     let tally = Arc::new(Tally::default());
     let mut stage = Stage::new(&control, &tally, &nodes);
@@ -78,7 +86,8 @@ fn play() -> Result<()> {
 
     stage.step("node-2 comes back under another address")?;
     let replacement = Node::start("node-2", ANY_PORT.parse()?)?;
-    stage.say(format!("adding node-2 at {} (it was at {}) ...", replacement.addr, nodes[1].addr))?;
+    stage
+        .say(format!("adding node-2 at {} (it was at {}) ...", replacement.addr, nodes[1].addr))?;
     stage.play_for(Duration::from_millis(400))?;
     nodes[1] = replacement;
     stage.nodes[1] = Shown::new(&nodes[1]);
@@ -98,14 +107,19 @@ fn play() -> Result<()> {
     stage.watch("after 3 failed dials it is passed over (ejected)", is_ejected)?;
     stage.play_for(Duration::from_millis(2200))?;
     let stats = control.stats()?;
-    let (Usage { dial_failures, total, .. }, refused) = (usage(&stats, "node-3"), stats.refused.total());
-    stage.say(format!("{dial_failures} dials failed, their clients were sent on to others; {refused} were refused"))?;
+    let (Usage { dial_failures, total, .. }, refused) =
+        (usage(&stats, "node-3"), stats.refused.total());
+    stage.say(format!(
+        "{dial_failures} dials failed, their clients were sent on to others; {refused} were refused"
+    ))?;
 
     stage.step("node-3 starts again, and nobody tells the balancer")?;
     nodes[2] = Node::start("node-3", nodes[2].addr)?;
     stage.nodes[2].state = State::Serving;
     stage.mark("node-3 is alive again")?;
-    stage.watch("the balancer has found it by itself", |stats| usage(stats, "node-3").total > total)?;
+    stage.watch("the balancer has found it by itself", |stats| {
+        usage(stats, "node-3").total > total
+    })?;
     stage.play_for(Duration::from_millis(2000))?;
 
     stage.step("the end: nobody new, and those who are served may finish")?;
@@ -113,7 +127,8 @@ fn play() -> Result<()> {
     tally.lock().is_over = true;
     control.drain(PATIENCE)?;
     let summary = balancer.join()?;
-    stage.say(format!("stopped after {}, no connection left", millis(stage.marked_at.elapsed())))?;
+    stage
+        .say(format!("stopped after {}, no connection left", millis(stage.marked_at.elapsed())))?;
     clients.into_iter().for_each(|client| drop(client.join()));
     stage.close()?;
     tell(&summary, &tally.lock(), &removal, dial_failures)
@@ -133,13 +148,24 @@ fn tell(summary: &Summary, seen: &Seen, removal: &Removal, dial_failures: u64) -
     let lines = [
         format!("Seen in {:.1} s:", summary.ran_for.as_secs_f64()),
         format!("  {} connections served, {refused} refused", summary.ended.total()),
-        format!("  {} answers ({}) complete, {} wrong", seen.answers, size(summary.bytes_down), seen.wrong),
+        format!(
+            "  {} answers ({}) complete, {} wrong",
+            seen.answers,
+            size(summary.bytes_down),
+            seen.wrong
+        ),
         format!(
             "  removal: applied after {}, {closed} connections closed, {late_bytes} bytes moved since",
             millis(*took)
         ),
-        format!("  failover: {dial_failures} dials failed, for which {refused} clients were refused"),
-        format!("  {} connections lost, their clients served again within {}", seen.lost, millis(slowest)),
+        format!(
+            "  failover: {dial_failures} dials failed, for which {refused} clients were refused"
+        ),
+        format!(
+            "  {} connections lost, their clients served again within {}",
+            seen.lost,
+            millis(slowest)
+        ),
     ];
     writeln!(io::stdout(), "\n{}", lines.join("\n"))?;
     match (seen.wrong, late_bytes, refused) {
@@ -258,7 +284,12 @@ fn start_client(number: u8, addr: SocketAddr, tally: &Arc<Tally>) -> JoinHandle<
     })
 }
 
-fn visit(addr: SocketAddr, questions: u32, tally: &Tally, lost_at: &mut Option<Instant>) -> io::Result<()> {
+fn visit(
+    addr: SocketAddr,
+    questions: u32,
+    tally: &Tally,
+    lost_at: &mut Option<Instant>,
+) -> io::Result<()> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
     let mut mark = None;
@@ -289,7 +320,9 @@ fn visit(addr: SocketAddr, questions: u32, tally: &Tally, lost_at: &mut Option<I
 fn think(mut stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(THINKING))?;
     match stream.read(&mut [0]) {
-        Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(()),
+        Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Ok(())
+        }
         Err(err) => Err(err),
         Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
@@ -396,7 +429,11 @@ impl<'a> Stage<'a> {
     }
 
     fn title(&self) -> String {
-        format!("tinylb: {CLIENTS} clients -> {} -> {} backends", self.control.local_addr(), NODES.len())
+        format!(
+            "tinylb: {CLIENTS} clients -> {} -> {} backends",
+            self.control.local_addr(),
+            NODES.len()
+        )
     }
 
     /// Begins a step of the story.
@@ -457,13 +494,17 @@ impl<'a> Stage<'a> {
     /// Waits until those who lost their connections are served again, and says how long it took them.
     fn watch_clients_return(&mut self, lost: usize) -> Result<()> {
         // A client that was just leaving lost nothing, and does not return.
-        while self.returned().len() < lost && self.marked_at.elapsed() < Duration::from_millis(500) {
+        while self.returned().len() < lost && self.marked_at.elapsed() < Duration::from_millis(500)
+        {
             self.glance()?;
             std::thread::sleep(Duration::from_millis(1));
         }
         let returned = self.returned();
         let (count, slowest) = (returned.len(), returned.into_iter().max().unwrap_or_default());
-        self.say(format!("{count} clients came again at once and are served, the slowest after {}", millis(slowest)))
+        self.say(format!(
+            "{count} clients came again at once and are served, the slowest after {}",
+            millis(slowest)
+        ))
     }
 
     /// How long it took those who lost their connections in this step until they were served again.
@@ -478,7 +519,10 @@ impl<'a> Stage<'a> {
         let Applied { closed, cancelled, .. } = self.control.update(set.clone())?.wait()?;
         let took = self.marked_at.elapsed();
         self.departed_before = bytes(&self.control.stats()?.departed);
-        self.say(format!("applied after {}: closed {closed} connections, cancelled {cancelled} dials", millis(took)))?;
+        self.say(format!(
+            "applied after {}: closed {closed} connections, cancelled {cancelled} dials",
+            millis(took)
+        ))?;
         Ok((closed, took))
     }
 
@@ -546,7 +590,11 @@ impl<'a> Stage<'a> {
             Some(backend) => {
                 let Usage { open, total, .. } = backend.usage;
                 let (state, _) = node.state(backend.ejected);
-                format!("{} {state:<7} {open:>2} open {total:>3} total {:>8}", node.name, size(node.bytes))
+                format!(
+                    "{} {state:<7} {open:>2} open {total:>3} total {:>8}",
+                    node.name,
+                    size(node.bytes)
+                )
             }
             None => format!("{} {:<34}", node.name, "removed"),
         };
@@ -563,7 +611,10 @@ impl<'a> Stage<'a> {
             String::new(),
             self.paint(BOLD, &format!("{}/{STEPS}  {}", self.steps, self.headline)),
             String::new(),
-            self.paint(DIM, "backend  state  open               total     bytes        rate  address"),
+            self.paint(
+                DIM,
+                "backend  state  open               total     bytes        rate  address",
+            ),
         ];
         lines.extend(self.nodes.iter().map(|node| self.row(node)));
         lines.push(String::new());
@@ -599,9 +650,15 @@ impl<'a> Stage<'a> {
         let (state, colour) = node.state(backend.ejected);
         let Usage { open, total, .. } = backend.usage;
         let bar = "\u{25a0}".repeat(open.min(BAR as u64) as usize);
-        let (state, bar) = (self.paint(colour, &format!("{state:<7}")), self.paint(colour, &format!("{bar:<BAR$}")));
+        let (state, bar) = (
+            self.paint(colour, &format!("{state:<7}")),
+            self.paint(colour, &format!("{bar:<BAR$}")),
+        );
         let (bytes, rate) = (size(node.bytes), size(node.rate as u64) + "/s");
-        format!("{:<7}  {state}{open:>4}  {bar} {total:>5}{bytes:>10}{rate:>12}  {}", node.name, node.addr)
+        format!(
+            "{:<7}  {state}{open:>4}  {bar} {total:>5}{bytes:>10}{rate:>12}  {}",
+            node.name, node.addr
+        )
     }
 
     fn paint(&self, code: &str, text: &str) -> String {

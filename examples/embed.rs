@@ -46,7 +46,9 @@ fn start_backend() -> io::Result<SocketAddr> {
     let addr = listener.local_addr()?;
     std::thread::spawn(move || {
         for mut to in listener.incoming().flatten() {
-            std::thread::spawn(move || to.write_all(b"hello\n").and_then(|()| io::copy(&mut to.try_clone()?, &mut to)));
+            std::thread::spawn(move || {
+                to.write_all(b"hello\n").and_then(|()| io::copy(&mut to.try_clone()?, &mut to))
+            });
         }
     });
     Ok(addr)

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::backend::BackendSet;
 use crate::error::Error;
-use crate::event_loop::command::{Reply, Sender, Stop};
-use crate::event_loop::update::Vanished;
+use crate::mailbox::{Reply, Sender, Stop};
 use crate::net::Address;
 use crate::observe::{Applied, Stats};
+use crate::pool::pending::Removal;
 
 /// Steers a balancer from any thread: hands it new backend sets, asks for its counters, and stops it.
 ///
@@ -43,7 +43,7 @@ impl Control {
     /// [`Error::Stopped`] after the end, [`Error::Wake`] if the system cannot wake the balancer's thread, which then
     /// applies the update when it wakes for another reason.
     pub fn update(&self, set: BackendSet) -> Result<Update, Error> {
-        self.sender.update(set, Vanished::Close).map(Update)
+        self.sender.update(set, Removal::Close).map(Update)
     }
 
     /// Replaces the whole backend set, and lets connections to targets that it does not name finish within `limit`.
@@ -56,7 +56,7 @@ impl Control {
     /// # Errors
     /// As those of [`update`](Self::update).
     pub fn update_draining(&self, set: BackendSet, limit: Duration) -> Result<Update, Error> {
-        self.sender.update(set, Vanished::Drain(limit)).map(Update)
+        self.sender.update(set, Removal::Drain(limit)).map(Update)
     }
 
     /// A snapshot of the counters, all taken at one moment. Waits for the loop to come round, which takes it a turn.

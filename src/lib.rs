@@ -120,32 +120,39 @@ mod backend;
 mod control;
 mod error;
 mod event_loop;
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzzing;
+mod mailbox;
 mod net;
 mod observe;
+mod pool;
 mod relay;
-mod rotation;
-#[cfg(any(test, fuzzing))]
-mod schedules;
 mod server;
 mod sync;
+#[cfg(any(test, fuzzing))]
+mod testing;
+mod time;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use crate::testing::fuzzing;
 
 /// The event library in whose terms [`Stream`] and [`Listener`] are written.
 pub use mio;
 
 #[cfg(unix)]
 pub use crate::backend::UnixBackend;
-pub use crate::backend::{Backend, BackendSet, Dial, DialRequest, Entry, IntoIter, Iter, TcpBackend};
+pub use crate::backend::{
+    Backend, BackendSet, Dial, DialRequest, Entry, IntoIter, Iter, TcpBackend,
+};
 pub use crate::control::{Control, Update};
 pub use crate::error::Error;
 #[cfg(feature = "socket2")]
 pub use crate::net::ListenOptions;
-pub use crate::net::{Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream};
-pub use crate::observe::{
-    Applied, AttemptFailed, BackendStats, Client, Connected, EndCounts, EndReason, Ended, Observer, Stats, Summary,
-    Usage,
+pub use crate::net::{
+    Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
-pub use crate::rotation::Ejection;
+pub use crate::observe::{
+    Applied, AttemptFailed, BackendStats, Client, Connected, EndCounts, EndReason, Ended, Observer,
+    Stats, Summary, Usage,
+};
+pub use crate::pool::rotation::Ejection;
 pub use crate::server::{Builder, Server, ServerThread};

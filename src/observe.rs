@@ -91,7 +91,10 @@ impl EndCounts {
 
     /// The reasons that occurred, each with its count.
     pub fn iter(&self) -> impl Iterator<Item = (EndReason, u64)> + '_ {
-        EndReason::ALL.iter().map(|&reason| (reason, self.of(reason))).filter(|(_, count)| *count > 0)
+        EndReason::ALL
+            .iter()
+            .map(|&reason| (reason, self.of(reason)))
+            .filter(|(_, count)| *count > 0)
     }
 
     pub(crate) fn count(&mut self, reason: EndReason) {

@@ -13,10 +13,11 @@ use mio::{Events, Poll};
 use crate::backend::BackendSet;
 use crate::control::Control;
 use crate::error::Error;
-use crate::event_loop::{Config, EventLoop, Limits, command, token};
+use crate::event_loop::{Config, EventLoop, Limits, token};
+use crate::mailbox;
 use crate::net::{Address, IntoListener, Keepalive, Readiness, SocketOptions};
 use crate::observe::{EndReason, Observer, Summary, Unobserved};
-use crate::rotation::{Ejection, Random, Rotation};
+use crate::pool::rotation::{Ejection, Random, Rotation};
 use crate::sync::Waker;
 
 /// How many events one turn takes up at most.
@@ -64,7 +65,8 @@ impl Server {
         let mut now = Instant::now();
         let mut next = event_loop.turn(std::iter::empty(), now);
         while !event_loop.is_over() {
-            let timeout = next.map(|at| at.saturating_duration_since(Instant::now()).min(LONGEST_WAIT)); // the turn took time
+            let timeout =
+                next.map(|at| at.saturating_duration_since(Instant::now()).min(LONGEST_WAIT)); // the turn took time
             match poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => events.clear(),
@@ -74,7 +76,8 @@ impl Server {
                 }
             }
             now = Instant::now();
-            next = event_loop.turn(events.iter().map(|event| (event.token(), Readiness::from(event))), now);
+            next = event_loop
+                .turn(events.iter().map(|event| (event.token(), Readiness::from(event))), now);
         }
         Ok(event_loop.summary(now))
     }
@@ -85,8 +88,10 @@ impl Server {
     /// [`Error::Thread`] if the thread cannot be started.
     pub fn spawn(self) -> Result<ServerThread, Error> {
         let control = self.control();
-        let thread =
-            std::thread::Builder::new().name("tinylb".to_owned()).spawn(|| self.run()).map_err(Error::Thread)?;
+        let thread = std::thread::Builder::new()
+            .name("tinylb".to_owned())
+            .spawn(|| self.run())
+            .map_err(Error::Thread)?;
         control.note_thread(thread.thread().id());
         Ok(ServerThread { control, thread: Some(thread) })
     }
@@ -136,7 +141,9 @@ impl ServerThread {
 
     /// Also while the loop is being dropped, with an observer or a backend that owns this.
     fn is_own_thread(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id())
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| thread.thread().id() == std::thread::current().id())
     }
 }
 
@@ -338,7 +345,7 @@ impl Builder {
         let poll = Poll::new().map_err(Error::Setup)?;
         let registry = poll.registry().try_clone().map_err(Error::Setup)?;
         let waker = Waker::new(&registry, token::COMMANDS).map_err(Error::Setup)?;
-        let (sender, receiver) = command::channel(Arc::new(waker));
+        let (sender, receiver) = mailbox::channel(Arc::new(waker));
         let control = Control::new(sender, local_addr);
         if let Some(set) = self.backends {
             control.update(set)?;
@@ -353,20 +360,26 @@ impl Builder {
         let seed = self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         let rotation = Rotation::new(self.ejection, self.random_first_pick, Random::new(seed));
         let event_loop =
-            EventLoop::new(config, registry, listener, receiver, rotation, self.observer).map_err(Error::Listener)?;
+            EventLoop::new(config, registry, listener, receiver, rotation, self.observer)
+                .map_err(Error::Listener)?;
         Ok(Server { event_loop, poll, control })
     }
 
     fn check(&self) -> Result<(), Error> {
         // Linux's limits. The listener's error would not tell which option it is, and a backend would be blamed for it.
         let is_unprobable = |Keepalive { idle, interval, probes }: Keepalive| {
-            [idle, interval].iter().any(|time| !(1..=32_767).contains(&time.as_secs())) || !(1..=127).contains(&probes)
+            [idle, interval].iter().any(|time| !(1..=32_767).contains(&time.as_secs()))
+                || !(1..=127).contains(&probes)
         };
         let is_unbearable = |limit: Duration| !(1..=i32::MAX as u128).contains(&limit.as_millis());
         let rules = [
             ("connect_timeout", self.limits.connect_timeout.is_zero(), "must not be zero"),
             ("dial_limit", self.limits.dial_limit.is_zero(), "must not be zero"),
-            ("idle_timeout", self.limits.idle_timeout.is_some_and(|limit| limit.is_zero()), "must not be zero"),
+            (
+                "idle_timeout",
+                self.limits.idle_timeout.is_some_and(|limit| limit.is_zero()),
+                "must not be zero",
+            ),
             ("half_closed_timeout", self.limits.half_closed_timeout.is_zero(), "must not be zero"),
             ("max_connections", self.max_connections == 0, "must not be zero"),
             ("buffer_size", self.buffer_size == 0, "must not be zero"),
@@ -382,7 +395,11 @@ impl Builder {
                 "must be from a millisecond to 24 days",
             ),
             ("ejection", self.ejection.base.is_zero(), "must begin with more than zero"),
-            ("ejection", self.ejection.max < self.ejection.base, "must not end below where it begins"),
+            (
+                "ejection",
+                self.ejection.max < self.ejection.base,
+                "must not end below where it begins",
+            ),
         ];
         match rules.into_iter().find(|(_, is_broken, _)| *is_broken) {
             Some((setting, _, problem)) => Err(Error::Setting { setting, problem }),
@@ -441,7 +458,8 @@ mod tests {
 
     #[test]
     fn servers_and_their_handles_show_where_they_listen_and_what_came_of_updates() {
-        let server = Server::builder().build(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let server =
+            Server::builder().build(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         let (control, addr) = (server.control(), server.local_addr().to_string());
         assert!(format!("{server:?}").contains(&addr) && format!("{control:?}").contains(&addr));
         let update = control.update(BackendSet::new()).unwrap();
@@ -452,18 +470,22 @@ mod tests {
 
     #[test]
     fn c9_1_limits_may_be_as_large_as_they_are_documented_to_be() {
-        let build = |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let build =
+            |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let second = Duration::from_secs(1);
         assert!(build(Server::builder().buffer_size(16 << 20)).is_ok());
         assert!(build(Server::builder().buffer_size((16 << 20) + 1)).is_err());
         let steady = Ejection { base: second, max: second, ..Ejection::default() };
         assert!(build(Server::builder().ejection(steady)).is_ok());
-        assert!(build(Server::builder().ejection(Ejection { base: 2 * second, ..steady })).is_err());
+        assert!(
+            build(Server::builder().ejection(Ejection { base: 2 * second, ..steady })).is_err()
+        );
     }
 
     #[test]
     fn c6_7_options_that_no_socket_takes_are_refused_when_the_server_is_built() {
-        let build = |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let build =
+            |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let keepalive = Keepalive { idle: Duration::from_secs(32_768), ..Keepalive::default() };
         for builder in [
             Server::builder().keepalive(Some(keepalive)),
@@ -472,9 +494,15 @@ mod tests {
         ] {
             assert!(matches!(build(builder), Err(Error::Setting { .. })));
         }
-        let longest =
-            Keepalive { idle: Duration::from_secs(32_767), interval: Duration::from_secs(32_767), probes: 127 };
+        let longest = Keepalive {
+            idle: Duration::from_secs(32_767),
+            interval: Duration::from_secs(32_767),
+            probes: 127,
+        };
         let user_timeout = Duration::from_millis(i32::MAX as u64);
-        assert!(build(Server::builder().keepalive(Some(longest)).user_timeout(Some(user_timeout))).is_ok());
+        assert!(
+            build(Server::builder().keepalive(Some(longest)).user_timeout(Some(user_timeout)))
+                .is_ok()
+        );
     }
 }

@@ -56,7 +56,10 @@ impl<F: Fn(&DialRequest<'_>, Dial) -> io::Result<Dial> + Send + Sync> Backend fo
 }
 
 /// A [`Told`]; being a function, it tells the compiler what kind of closure is meant.
-fn told<F: Fn(&DialRequest<'_>, Dial) -> io::Result<Dial> + Send + Sync>(addr: SocketAddr, dial: F) -> Told<F> {
+fn told<F: Fn(&DialRequest<'_>, Dial) -> io::Result<Dial> + Send + Sync>(
+    addr: SocketAddr,
+    dial: F,
+) -> Told<F> {
     Told(addr, dial)
 }
 
@@ -93,11 +96,19 @@ fn c1_2_a_dial_is_told_who_the_client_is_and_where_it_came_to() {
     let (backend, collection) = collector();
     let with_header = told(backend.addr, |request, dial| {
         let (from, to) = (request.client_addr().ip().unwrap(), request.local_addr()?.ip().unwrap());
-        Ok(dial.with_preface(format!("PROXY TCP4 {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port())))
+        Ok(dial.with_preface(format!(
+            "PROXY TCP4 {} {} {} {}\r\n",
+            from.ip(),
+            to.ip(),
+            from.port(),
+            to.port()
+        )))
     });
     // The listener's own address would not do: it does not say to which of the machine's the client came.
-    let server =
-        Server::builder().backends([("a", with_header)].into()).build(TcpListener::bind("0.0.0.0:0").unwrap()).unwrap();
+    let server = Server::builder()
+        .backends([("a", with_header)].into())
+        .build(TcpListener::bind("0.0.0.0:0").unwrap())
+        .unwrap();
     let port = server.local_addr().ip().unwrap().port();
     let _running = server.spawn().unwrap();
     let client = connect(([127, 0, 0, 1], port).into());
@@ -105,7 +116,8 @@ fn c1_2_a_dial_is_told_who_the_client_is_and_where_it_came_to() {
 
     finish(client, b"GET / HTTP/1.0\r\n\r\n");
 
-    let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {port}\r\nGET / HTTP/1.0\r\n\r\n", from.port());
+    let expected =
+        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {port}\r\nGET / HTTP/1.0\r\n\r\n", from.port());
     let collected = collection.recv_timeout(PATIENCE).unwrap();
     assert_eq!(String::from_utf8(collected).unwrap(), expected);
 }
@@ -134,13 +146,16 @@ fn c1_2_a_preface_may_be_longer_than_the_buffer_and_still_goes_first() {
 
     finish(balancer.client(), b"the client's own");
 
-    assert!(collection.recv_timeout(PATIENCE).unwrap() == [&preface[..], b"the client's own"].concat());
+    assert!(
+        collection.recv_timeout(PATIENCE).unwrap() == [&preface[..], b"the client's own"].concat()
+    );
 }
 
 #[test]
 fn c1_2_a_preface_goes_with_the_connection_it_was_made_for() {
     let (backend, collection) = collector();
-    let first = told(refusing_addr(), |_, dial| Ok(dial.with_preface("for the one that refused, ")));
+    let first =
+        told(refusing_addr(), |_, dial| Ok(dial.with_preface("for the one that refused, ")));
     let second = told(backend.addr, |_, dial| Ok(dial.with_preface("for the other, ")));
     let mut backends = BackendSet::new();
     backends.insert("a", first);
@@ -158,8 +173,8 @@ fn c1_2_a_dial_that_cannot_even_begin_is_a_failed_one() {
     let unwilling = told(backend.addr, |_, _| Err(ErrorKind::PermissionDenied.into()));
     let mut backends = set([("b", backend.addr)]);
     backends.insert("a", unwilling);
-    let strict =
-        TcpBackend::new(backend.addr).on_socket(|socket| socket.set_ttl(9).and(Err(ErrorKind::InvalidInput.into())));
+    let strict = TcpBackend::new(backend.addr)
+        .on_socket(|socket| socket.set_ttl(9).and(Err(ErrorKind::InvalidInput.into())));
     backends.insert("aa", strict);
     let balancer = Balancer::start(backends);
 
@@ -235,7 +250,10 @@ fn c1_4_each_address_has_the_whole_connect_timeout() {
     let (one, holes) = (TestBackend::echo("one"), [BlackHole::new(), BlackHole::new()]);
     let several = Several::new([holes[0].addr, holes[1].addr, one.addr]);
     let connect_timeout = Duration::from_millis(150);
-    let balancer = Balancer::with(Server::builder().connect_timeout(connect_timeout), [("a", several.clone())].into());
+    let balancer = Balancer::with(
+        Server::builder().connect_timeout(connect_timeout),
+        [("a", several.clone())].into(),
+    );
     let start = Instant::now();
 
     assert_eq!(balancer.tagged_client().1, "one");
@@ -252,7 +270,10 @@ fn c1_4_a_resolved_name_is_the_target_name_whatever_it_resolves_to() {
     let by_name = || BackendSet::from([("a", TcpBackend::resolve(&name).unwrap())]);
     let balancer = Balancer::start(by_name());
     let (mut client, tag) = balancer.tagged_client();
-    assert_eq!((tag.as_str(), &*balancer.stats().backend("a").unwrap().target_name), ("one", name.as_str()));
+    assert_eq!(
+        (tag.as_str(), &*balancer.stats().backend("a").unwrap().target_name),
+        ("one", name.as_str())
+    );
 
     assert_eq!(balancer.update(by_name()).closed, 0);
     assert_echo(&mut client, b"the same name");

@@ -19,7 +19,11 @@ impl Fleet {
 
     /// The set of those with these keys.
     fn set(&self, keys: &[&str]) -> BackendSet {
-        set(self.0.iter().filter(|(key, _)| keys.contains(key)).map(|(key, backend)| (*key, backend.addr)))
+        set(self
+            .0
+            .iter()
+            .filter(|(key, _)| keys.contains(key))
+            .map(|(key, backend)| (*key, backend.addr)))
     }
 
     /// All of them, and one more.
@@ -34,9 +38,11 @@ fn picks(balancer: &Balancer, count: usize) -> Vec<String> {
     (0..count).map(|_| balancer.tagged_client().1).collect()
 }
 
-const NEVER: Ejection = Ejection { failures: 0, base: Duration::from_secs(1), max: Duration::from_secs(1) };
+const NEVER: Ejection =
+    Ejection { failures: 0, base: Duration::from_secs(1), max: Duration::from_secs(1) };
 /// By the first failure, for longer than any test.
-const AT_ONCE: Ejection = Ejection { failures: 1, base: Duration::from_secs(3600), max: Duration::from_secs(3600) };
+const AT_ONCE: Ejection =
+    Ejection { failures: 1, base: Duration::from_secs(3600), max: Duration::from_secs(3600) };
 
 #[test]
 fn c2_1_clients_go_round_in_key_order_whatever_the_order_of_insertion() {
@@ -82,7 +88,10 @@ fn c2_1_a_flapping_backend_starves_nobody() {
 
     let steady: Vec<&str> = served.iter().map(String::as_str).filter(|tag| *tag != "bb").collect();
     assert!(steady.len() < served.len(), "it was never picked itself");
-    assert!(steady.iter().zip(["a", "b", "c"].iter().cycle()).all(|(tag, due)| tag == due), "{served:?}");
+    assert!(
+        steady.iter().zip(["a", "b", "c"].iter().cycle()).all(|(tag, due)| tag == due),
+        "{served:?}"
+    );
 }
 
 #[test]
@@ -154,8 +163,10 @@ fn c2_3_an_ejected_backend_is_tried_when_the_others_have_failed_and_success_clea
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     let down = socket.local_addr().unwrap().as_socket().unwrap();
     let (one, dead) = (TestBackend::echo("one"), refusing_addr());
-    let balancer =
-        Balancer::with(Server::builder().ejection(AT_ONCE), set([("a", down), ("b", one.addr), ("c", dead)]));
+    let balancer = Balancer::with(
+        Server::builder().ejection(AT_ONCE),
+        set([("a", down), ("b", one.addr), ("c", dead)]),
+    );
     // The first client finds `a` down; the second goes to `c`, which is down too, and on to `b` again.
     assert_eq!(picks(&balancer, 2), ["one", "one"]);
     balancer.update(set([("a", down), ("b", refusing_addr()), ("c", dead)]));

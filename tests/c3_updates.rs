@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tinylb::mio::event::Source;
 use tinylb::mio::{self, Interest, Registry, Token};
 use tinylb::{
-    Address, Applied, Backend, BackendSet, Client, Control, Dial, DialRequest, EndReason, Error, Listener, Observer,
-    Readiness, Server, Stream, TcpBackend, Update,
+    Address, Applied, Backend, BackendSet, Client, Control, Dial, DialRequest, EndReason, Error,
+    Listener, Observer, Readiness, Server, Stream, TcpBackend, Update,
 };
 use util::*;
 
@@ -231,7 +231,9 @@ fn c3_1_an_update_does_not_wait_for_the_loop() {
 
     let (sender, updates) = mpsc::channel();
     let control = balancer.control.clone();
-    std::thread::spawn(move || (0..100).try_for_each(|_| sender.send(control.update(backends.clone()).unwrap())));
+    std::thread::spawn(move || {
+        (0..100).try_for_each(|_| sender.send(control.update(backends.clone()).unwrap()))
+    });
     let updates: Vec<Update> = (0..100).map(|_| updates.recv_timeout(PATIENCE).unwrap()).collect();
 
     assert!(updates.iter().all(|update| update.poll().unwrap().is_none()));
@@ -388,7 +390,9 @@ fn c3_2_the_client_of_a_cancelled_dial_is_refused_if_no_candidate_is_left() {
     let (hole, dead) = (BlackHole::new(), refusing_addr());
     let balancer = Balancer::start(set([("a", dead), ("b", hole.addr)]));
     let mut client = dialling_client(&balancer);
-    balancer.wait_for("the first candidate to fail", |stats| stats.backends[0].usage.dial_failures == 1);
+    balancer.wait_for("the first candidate to fail", |stats| {
+        stats.backends[0].usage.dial_failures == 1
+    });
 
     // What is left has been tried for this client already.
     let applied = balancer.update(set([("a", dead)]));
@@ -396,7 +400,10 @@ fn c3_2_the_client_of_a_cancelled_dial_is_refused_if_no_candidate_is_left() {
     assert_eq!(totals(applied), (0, 1, 0));
     assert_cut(&mut client);
     let stats = balancer.stats();
-    assert_eq!((stats.refused.of(EndReason::BackendsFailed), stats.backends[0].usage.dial_failures), (1, 1));
+    assert_eq!(
+        (stats.refused.of(EndReason::BackendsFailed), stats.backends[0].usage.dial_failures),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -453,7 +460,8 @@ fn witness(target: usize, absences: &Arc<Absences>, violations: &Arc<AtomicUsize
     // It ends with the process; its connections end with the balancer.
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, absences, violations) = (stream.unwrap(), absences.clone(), violations.clone());
+            let (mut stream, absences, violations) =
+                (stream.unwrap(), absences.clone(), violations.clone());
             let connected = absences.now();
             std::thread::spawn(move || {
                 let mut stamp = [0; 8];
@@ -461,7 +469,8 @@ fn witness(target: usize, absences: &Arc<Absences>, violations: &Arc<AtomicUsize
                     if !absences.allow(target, connected, u64::from_be_bytes(stamp)) {
                         violations.fetch_add(1, Ordering::SeqCst);
                     }
-                    let answer = [target as u64, connected, absences.now()].map(u64::to_be_bytes).concat();
+                    let answer =
+                        [target as u64, connected, absences.now()].map(u64::to_be_bytes).concat();
                     if stream.write_all(&answer).is_err() {
                         break;
                     }
@@ -494,7 +503,8 @@ fn c3_2_c3_5_not_one_byte_from_or_to_a_removed_target_after_applied_under_connec
                         if sent.and_then(|()| client.read_exact(&mut answer)).is_err() {
                             break; // cut
                         }
-                        let word = |at: usize| u64::from_be_bytes(answer[at..at + 8].try_into().unwrap());
+                        let word =
+                            |at: usize| u64::from_be_bytes(answer[at..at + 8].try_into().unwrap());
                         if !absences.allow(word(0) as usize, word(8), word(16)) {
                             violations.fetch_add(1, Ordering::SeqCst);
                         }
@@ -510,7 +520,9 @@ fn c3_2_c3_5_not_one_byte_from_or_to_a_removed_target_after_applied_under_connec
             balancer.update(rest);
             absences.begin(gone);
             let before = answers.load(Ordering::SeqCst);
-            wait_for("the others to serve on", || (answers.load(Ordering::SeqCst) >= before + 3).then_some(()));
+            wait_for("the others to serve on", || {
+                (answers.load(Ordering::SeqCst) >= before + 3).then_some(())
+            });
             absences.end(gone);
             balancer.control.update(all.clone()).unwrap();
         }
@@ -519,7 +531,10 @@ fn c3_2_c3_5_not_one_byte_from_or_to_a_removed_target_after_applied_under_connec
 
     assert_eq!(violations.load(Ordering::SeqCst), 0);
     let stats = balancer.stats();
-    assert!(stats.ended.of(EndReason::TargetRemoved) > 50, "hardly a connection was there to be closed: {stats:?}");
+    assert!(
+        stats.ended.of(EndReason::TargetRemoved) > 50,
+        "hardly a connection was there to be closed: {stats:?}"
+    );
 }
 
 // C3.3: the target name decides.
@@ -618,7 +633,11 @@ fn echo_until(is_over: &AtomicBool, client: TcpStream) -> usize {
             while at < len {
                 let expected = &block[(received + at) % block.len()..];
                 let piece = expected.len().min(len - at);
-                assert!(room[at..at + piece] == expected[..piece], "changed after {} bytes", received + at);
+                assert!(
+                    room[at..at + piece] == expected[..piece],
+                    "changed after {} bytes",
+                    received + at
+                );
                 at += piece;
             }
             received += len;
@@ -641,7 +660,8 @@ fn c3_4_survivors_lose_nothing_in_a_storm_of_updates() {
         for round in 0..300 {
             // Its key changes with each, and its place among the others.
             let (key, more) = (["m", "a", "z"][round % 3], round % 4);
-            let others = ["b", "c", "n", "y"].into_iter().take(more).map(|key| (key, comes_and_goes.addr));
+            let others =
+                ["b", "c", "n", "y"].into_iter().take(more).map(|key| (key, comes_and_goes.addr));
             balancer.update(set(others.chain([(key, stays.addr)])));
             if round % 8 == 0 {
                 passenger = Some(balancer.client()); // somebody to be closed by the updates
@@ -650,7 +670,8 @@ fn c3_4_survivors_lose_nothing_in_a_storm_of_updates() {
         let moved = balancer.stats().bytes_down;
         balancer.wait_for("the transfers to go on", |stats| stats.bytes_down > moved + 1_000_000);
         is_over.store(true, Ordering::SeqCst);
-        let echoed: Vec<usize> = transfers.into_iter().map(|transfer| transfer.join().unwrap()).collect();
+        let echoed: Vec<usize> =
+            transfers.into_iter().map(|transfer| transfer.join().unwrap()).collect();
         assert!(echoed.iter().all(|len| *len > 0), "{echoed:?}");
     });
     drop(passenger);
@@ -672,8 +693,9 @@ fn c3_5_an_update_can_be_waited_for_with_and_without_a_limit_or_asked() {
     assert_eq!(update.wait_timeout(SHORT).unwrap(), None);
     assert!(start.elapsed() >= SHORT);
 
-    let waiting: Vec<_> =
-        [update.clone(), update.clone()].map(|update| std::thread::spawn(move || update.wait())).into();
+    let waiting: Vec<_> = [update.clone(), update.clone()]
+        .map(|update| std::thread::spawn(move || update.wait()))
+        .into();
     gate.release();
     let applied = update.wait().unwrap();
     assert_eq!((totals(applied), applied.backends), ((1, 0, 0), 0));
@@ -708,8 +730,9 @@ fn c3_5_updates_applied_in_one_step_all_report_that_steps_totals() {
     let _ends = [one.pair(&balancer), two.pair(&balancer)];
     gate.hold(&balancer, &backends);
 
-    let burst = [set([("b", two.addr)]), set([("a", one.addr)]), set([("c", one.addr), ("d", one.addr)])]
-        .map(|backends| balancer.control.update(backends).unwrap());
+    let burst =
+        [set([("b", two.addr)]), set([("a", one.addr)]), set([("c", one.addr), ("d", one.addr)])]
+            .map(|backends| balancer.control.update(backends).unwrap());
     gate.release();
 
     let applied = burst.map(|update| wait(&update));
@@ -779,11 +802,21 @@ impl Write for Bottomless {
 }
 
 impl Source for Bottomless {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.census.registered.fetch_add(1, Ordering::SeqCst);
         self.socket.as_mut().map_or(Ok(()), |socket| socket.register(registry, token, interests))
     }
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.as_mut().map_or(Ok(()), |socket| socket.reregister(registry, token, interests))
     }
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
@@ -815,10 +848,20 @@ struct Door {
 }
 
 impl Source for Door {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.listener.register(registry, token, interests)
     }
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.listener.reregister(registry, token, interests)
     }
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
@@ -876,7 +919,8 @@ struct Torrent {
 impl Torrent {
     fn new(pairs: usize) -> Self {
         let (sink, census) = (listener(), Census::new());
-        let backends: BackendSet = [("a", BottomlessBackend(sink.local_addr().unwrap(), census.clone()))].into();
+        let backends: BackendSet =
+            [("a", BottomlessBackend(sink.local_addr().unwrap(), census.clone()))].into();
         let balancer = start_behind_door(false, &census, backends.clone());
         let clients = (0..pairs).map(|_| balancer.client()).collect();
         balancer.wait_for("all are connected", |stats| stats.open == pairs as u64);
@@ -905,7 +949,8 @@ fn c3_6_remove_and_re_add_in_one_burst_closes_the_old_connections() {
     let (mut client, mut server) = one.pair(&balancer);
     gate.hold(&balancer, &backends);
 
-    let burst = [BackendSet::new(), backends].map(|backends| balancer.control.update(backends).unwrap());
+    let burst =
+        [BackendSet::new(), backends].map(|backends| balancer.control.update(backends).unwrap());
     gate.release();
 
     let applied = burst.map(|update| wait(&update));
@@ -925,7 +970,8 @@ fn c3_6_remove_and_re_add_in_one_burst_cancels_the_old_dials() {
     let mut client = dialling_client(&balancer);
     gate.hold(&balancer, &backends);
 
-    let burst = [BackendSet::new(), backends].map(|backends| balancer.control.update(backends).unwrap());
+    let burst =
+        [BackendSet::new(), backends].map(|backends| balancer.control.update(backends).unwrap());
     gate.release();
 
     assert_eq!(burst.map(|update| totals(wait(&update))), [(0, 1, 0); 2]);
@@ -941,7 +987,8 @@ fn c3_6_rapid_updates_end_in_the_last_set_and_lose_no_removal() {
     for _ in 0..200 {
         let (mut client, mut server) = one.pair(&balancer);
         // Merged or not, as it happens.
-        let burst = [&without, &with, &without, &with].map(|backends| balancer.control.update(backends.clone()));
+        let burst = [&without, &with, &without, &with]
+            .map(|backends| balancer.control.update(backends.clone()));
         for update in burst {
             wait(&update.unwrap());
         }
@@ -1000,7 +1047,8 @@ fn c3_7_no_connection_storm_holds_an_update_back() {
     balancer.wait_for("the storm", |stats| stats.accepted > 100);
 
     for round in 0..10 {
-        let backends = set([("a", refusing_addr()), ("b", refusing_addr())].into_iter().take(round % 3));
+        let backends =
+            set([("a", refusing_addr()), ("b", refusing_addr())].into_iter().take(round % 3));
         assert_eq!(balancer.update(backends).backends, round % 3);
     }
 
@@ -1026,7 +1074,10 @@ fn c3_7_updates_are_applied_while_real_connections_storm_and_stream() {
         wait_for("the storm", || (stormed.load(Ordering::SeqCst) > 20).then_some(()));
         for round in 0..50 {
             let others = [("b", comes_and_goes.addr)].into_iter().take(round % 2);
-            assert_eq!(balancer.update(set(others.chain([("a", stays.addr)]))).backends, 1 + round % 2);
+            assert_eq!(
+                balancer.update(set(others.chain([("a", stays.addr)]))).backends,
+                1 + round % 2
+            );
         }
         is_over.store(true, Ordering::SeqCst);
         for transfer in transfers {
@@ -1042,7 +1093,8 @@ fn c3_8_one_change_among_ten_thousand_backends_closes_its_own_connections_and_so
     raise_descriptor_limit();
     let one = TestBackend::echo("one");
     let named = |index: usize, name: String| (format!("key-{index:05}"), Named(name, one.addr));
-    let mut backends: BackendSet = (0..10_000).map(|index| named(index, format!("name-{index}"))).collect();
+    let mut backends: BackendSet =
+        (0..10_000).map(|index| named(index, format!("name-{index}"))).collect();
     let balancer = Balancer::start(backends.clone());
     let mut clients: Vec<_> = (0..100).map(|_| balancer.tagged_client().0).collect();
     backends.extend([named(42, "another name".to_owned())]);
@@ -1136,7 +1188,8 @@ fn c3_9_a_plain_update_that_lacks_a_draining_target_closes_its_connections_at_on
 #[test]
 fn c3_9_an_update_that_names_a_draining_target_again_lifts_the_drain() {
     type HandOver = fn(&Control, BackendSet) -> Result<Update, Error>;
-    let either: [HandOver; 2] = [Control::update, |control, backends| control.update_draining(backends, LONG)];
+    let either: [HandOver; 2] =
+        [Control::update, |control, backends| control.update_draining(backends, LONG)];
     for lift in either {
         let (returns, leaves, (gate, keeper)) = (Hand::new(), Hand::new(), Gate::new());
         let both = set([("a", returns.addr), ("b", leaves.addr)]);
@@ -1146,7 +1199,8 @@ fn c3_9_an_update_that_names_a_draining_target_again_lifts_the_drain() {
         gate.hold_at(|| balancer.control.update_draining(set([("b", leaves.addr)]), SHORT));
 
         // Under another key; it is the target that counts.
-        let lifted = lift(&balancer.control, set([("b", leaves.addr), ("z", returns.addr)])).unwrap();
+        let lifted =
+            lift(&balancer.control, set([("b", leaves.addr), ("z", returns.addr)])).unwrap();
         gate.release();
 
         assert_eq!(totals(wait(&lifted)), (0, 0, 0));
@@ -1198,7 +1252,9 @@ fn c3_9_a_dial_to_a_target_that_drains_is_cancelled() {
     let (old, hole, one) = (Hand::new(), BlackHole::new(), TestBackend::echo("one"));
     // One target that is reached at first, and then no more.
     let mut backends = set([("c", one.addr)]);
-    backends.extend([("a", old.addr), ("b", hole.addr)].map(|(key, addr)| (key, Named("old".to_owned(), addr))));
+    backends.extend(
+        [("a", old.addr), ("b", hole.addr)].map(|(key, addr)| (key, Named("old".to_owned(), addr))),
+    );
     let balancer = Balancer::start(backends);
     let (mut client, mut server) = old.pair(&balancer);
     let mut waiting = dialling_client(&balancer);
@@ -1323,7 +1379,8 @@ fn c3_10_a_reset_is_passed_on_to_one_who_does_not_read() {
 fn c3_10_refused_clients_see_a_reset() {
     let (dead, hole) = (refusing_addr(), BlackHole::new());
     for backends in [BackendSet::new(), set([("a", dead), ("b", dead)]), set([("a", hole.addr)])] {
-        let server = Server::builder().dial_limit(SHORT).backends(backends).build(listener()).unwrap();
+        let server =
+            Server::builder().dial_limit(SHORT).backends(backends).build(listener()).unwrap();
         // Connected before the start, lest the reset comes while it still connects.
         let mut client = connect(server.local_addr().ip().unwrap());
 

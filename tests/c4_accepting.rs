@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tinylb::mio::event::Source;
 use tinylb::mio::{self, Interest, Registry, Token};
 use tinylb::{
-    Address, Applied, Backend, BackendSet, Client, Control, Dial, DialRequest, EndReason, Listener, Observer, Server,
-    Stream, TcpBackend,
+    Address, Applied, Backend, BackendSet, Client, Control, Dial, DialRequest, EndReason, Listener,
+    Observer, Server, Stream, TcpBackend,
 };
 use util::*;
 
@@ -67,7 +67,8 @@ fn storm(builder: tinylb::Builder) -> (Server, Vec<TcpStream>) {
 #[test]
 fn c4_2_a_storm_is_served_to_the_last_client_though_no_further_event_tells_of_it() {
     let backends = ["a", "b", "c"].map(TestBackend::echo);
-    let backend_set = set(["a", "b", "c"].into_iter().zip(backends.each_ref().map(|backend| backend.addr)));
+    let backend_set =
+        set(["a", "b", "c"].into_iter().zip(backends.each_ref().map(|backend| backend.addr)));
     let (server, mut clients) = storm(Server::builder().backends(backend_set));
 
     let balancer = spawn(server);
@@ -138,11 +139,19 @@ struct ScriptState {
 
 impl Script {
     fn new(errors: impl IntoIterator<Item = io::Error>) -> Self {
-        Self::with(ScriptState { errors: errors.into_iter().collect(), for_ever: None, asked: Vec::new() })
+        Self::with(ScriptState {
+            errors: errors.into_iter().collect(),
+            for_ever: None,
+            asked: Vec::new(),
+        })
     }
 
     fn for_ever(error: io::ErrorKind) -> Self {
-        Self::with(ScriptState { errors: VecDeque::new(), for_ever: Some(error), asked: Vec::new() })
+        Self::with(ScriptState {
+            errors: VecDeque::new(),
+            for_ever: Some(error),
+            asked: Vec::new(),
+        })
     }
 
     fn with(state: ScriptState) -> Self {
@@ -160,7 +169,8 @@ impl Script {
     /// A balancer whose listener follows the script.
     fn balancer(&self, backends: BackendSet) -> Balancer {
         let inner = mio::net::TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let listener: Box<dyn Listener> = Box::new(ScriptedListener { inner, script: self.clone() });
+        let listener: Box<dyn Listener> =
+            Box::new(ScriptedListener { inner, script: self.clone() });
         spawn(Server::builder().backends(backends).build(listener).unwrap())
     }
 }
@@ -189,10 +199,20 @@ impl Listener for ScriptedListener {
 }
 
 impl Source for ScriptedListener {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.inner.register(registry, token, interests)
     }
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.inner.reregister(registry, token, interests)
     }
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
@@ -208,14 +228,23 @@ fn emfile() -> io::Error {
 fn c4_3_an_error_of_accept_neither_ends_nor_spins_it_and_the_client_behind_it_is_served() {
     let backend = TestBackend::echo("a");
     let of_one_client = || io::ErrorKind::ConnectionAborted.into();
-    let errors = [of_one_client(), emfile(), of_one_client(), io::Error::other("never heard of"), of_one_client()];
+    let errors = [
+        of_one_client(),
+        emfile(),
+        of_one_client(),
+        io::Error::other("never heard of"),
+        of_one_client(),
+    ];
     let script = Script::new(errors);
     let balancer = script.balancer(set([("a", backend.addr)]));
     let start = Instant::now();
 
     balancer.tagged_client();
 
-    assert!(start.elapsed() >= 2 * PAUSE * 9 / 10, "did not pause for the errors that are not of one client");
+    assert!(
+        start.elapsed() >= 2 * PAUSE * 9 / 10,
+        "did not pause for the errors that are not of one client"
+    );
     assert!(script.times_asked() <= 5 + 2, "asked {} times", script.times_asked());
 }
 
@@ -237,7 +266,9 @@ fn c4_3_errors_of_single_clients_do_not_pause_accepting() {
 #[test]
 fn c4_3_a_listener_that_fails_for_ever_is_asked_now_and_then_and_the_pairs_go_on() {
     let backend = TestBackend::echo("a");
-    for error in [io::ErrorKind::ConnectionAborted, io::ErrorKind::Interrupted, io::ErrorKind::OutOfMemory] {
+    for error in
+        [io::ErrorKind::ConnectionAborted, io::ErrorKind::Interrupted, io::ErrorKind::OutOfMemory]
+    {
         let script = Script::new([]);
         let balancer = script.balancer(set([("a", backend.addr)]));
         let (mut served, _) = balancer.tagged_client();
@@ -249,7 +280,10 @@ fn c4_3_a_listener_that_fails_for_ever_is_asked_now_and_then_and_the_pairs_go_on
 
         let asked = script.times_asked() - asked_before;
         let pauses = start.elapsed().as_millis() / PAUSE.as_millis() + 2;
-        assert!((1..=64 * pauses).contains(&(asked as u128)), "{error}: asked {asked} times in {pauses} pauses");
+        assert!(
+            (1..=64 * pauses).contains(&(asked as u128)),
+            "{error}: asked {asked} times in {pauses} pauses"
+        );
         assert_echo(&mut served, b"still here");
         script.edit(|state| state.for_ever = None);
         assert_eq!(read_tag(&mut waiting), "a");
@@ -313,7 +347,11 @@ impl Backend for Starved {
 #[test]
 fn c4_3_nobody_is_accepted_while_a_client_waits_for_a_descriptor_to_dial_with() {
     let (backend, dials) = (TestBackend::echo("a"), Arc::new(AtomicU64::new(0)));
-    let starved = Starved { backend: TcpBackend::new(backend.addr), dials: dials.clone(), fails_until_dial: 3 };
+    let starved = Starved {
+        backend: TcpBackend::new(backend.addr),
+        dials: dials.clone(),
+        fails_until_dial: 3,
+    };
     let mut backends = BackendSet::new();
     backends.insert("a", starved);
     let script = Script::new([]);
@@ -362,7 +400,12 @@ mod scarce {
             let backend = TestBackend::echo("a");
             let settings = format!("{descriptors} {} {}", dial_limit.as_millis(), backend.addr);
             let mut process = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "--ignored", "--nocapture", "scarce::balancer_with_few_descriptors"])
+                .args([
+                    "--exact",
+                    "--ignored",
+                    "--nocapture",
+                    "scarce::balancer_with_few_descriptors",
+                ])
                 .env(SETTINGS, settings)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -407,7 +450,9 @@ mod scarce {
         fn answer(&mut self) -> String {
             let lines = self.answers.by_ref().lines();
             // The test harness has its own words to say, perhaps on the same line.
-            let answer = lines.map(Result::unwrap).find_map(|line| Some(line.split_once(MARK)?.1.to_owned()));
+            let answer = lines
+                .map(Result::unwrap)
+                .find_map(|line| Some(line.split_once(MARK)?.1.to_owned()));
             answer.expect("the process has ended")
         }
 
@@ -421,10 +466,15 @@ mod scarce {
         }
 
         fn cpu_time(&self) -> Duration {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+            let stat =
+                std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
             let after_name = stat.rsplit_once(')').unwrap().1;
             // utime and stime, in hundredths of a second
-            let ticks = after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+            let ticks = after_name
+                .split_whitespace()
+                .skip(11)
+                .take(2)
+                .map(|field| field.parse::<u64>().unwrap());
             Duration::from_millis(10 * ticks.sum::<u64>())
         }
     }
@@ -440,16 +490,21 @@ mod scarce {
     #[ignore = "no test by itself: `Scarce` starts it as a process of its own in those above"]
     fn balancer_with_few_descriptors() {
         let Ok(settings) = std::env::var(SETTINGS) else { return };
-        let [descriptors, dial_limit, backend] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!() };
+        let [descriptors, dial_limit, backend] = settings.split(' ').collect::<Vec<_>>()[..] else {
+            panic!()
+        };
         let dial_limit = Duration::from_millis(dial_limit.parse().unwrap());
         // No other timer may do what the one of a pause has to.
         let builder = Server::builder().connect_timeout(dial_limit).dial_limit(dial_limit);
         let balancer = Balancer::with(builder, set([("a", backend.parse().unwrap())]));
         let nofile = rlimit::Resource::NOFILE;
         let hard = nofile.get_hard().unwrap();
-        let spare = (0..descriptors.parse().unwrap()).map(|_| std::fs::File::open("/dev/null").unwrap());
+        let spare =
+            (0..descriptors.parse().unwrap()).map(|_| std::fs::File::open("/dev/null").unwrap());
         let spare: Vec<_> = spare.collect();
-        nofile.set(spare.iter().map(|file| file.as_raw_fd() as u64 + 1).max().unwrap(), hard).unwrap();
+        nofile
+            .set(spare.iter().map(|file| file.as_raw_fd() as u64 + 1).max().unwrap(), hard)
+            .unwrap();
         drop(spare);
         println!("{MARK}{}", balancer.addr);
 
@@ -556,14 +611,16 @@ fn begin_to_connect(addr: SocketAddr) -> socket2::Socket {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn c4_3_with_a_full_backlog_emfile_rests_both_at_accept_and_at_dial_and_all_are_served_in_the_end() {
+fn c4_3_with_a_full_backlog_emfile_rests_both_at_accept_and_at_dial_and_all_are_served_in_the_end()
+{
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     // With one descriptor more, a client is let in for whom there is none to dial with.
     for (descriptors, let_in) in [(4, 2), (5, 3)] {
         let mut balancer = scarce::Scarce::start(descriptors, LONG);
         let mut served: VecDeque<_> = (0..2).map(|_| balancer.client()).collect();
         served.iter_mut().for_each(|client| assert_eq!(read_tag(client), "a"));
-        let waiting: Vec<_> = (0..MORE_THAN_A_BACKLOG).map(|_| begin_to_connect(balancer.addr())).collect();
+        let waiting: Vec<_> =
+            (0..MORE_THAN_A_BACKLOG).map(|_| begin_to_connect(balancer.addr())).collect();
         wait_for("the backlog is full", || {
             waiting.iter().rev().take(3).all(|client| client.peer_addr().is_err()).then_some(())
         });

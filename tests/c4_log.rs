@@ -56,5 +56,10 @@ fn c4_1_the_log_says_once_per_change_that_there_is_no_backend_and_not_once_per_c
     refuse_some(&balancer);
 
     let levels: Vec<_> = LOG.0.lock().unwrap().iter().map(|(level, _)| *level).collect();
-    assert_eq!(levels, [log::Level::Warn, log::Level::Info, log::Level::Warn], "{:?}", LOG.0.lock().unwrap());
+    assert_eq!(
+        levels,
+        [log::Level::Warn, log::Level::Info, log::Level::Warn],
+        "{:?}",
+        LOG.0.lock().unwrap()
+    );
 }

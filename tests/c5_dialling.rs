@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tinylb::mio::event::Source;
 use tinylb::mio::{self, Interest, Registry, Token};
 use tinylb::{
-    Address, Applied, AttemptFailed, Backend, BackendSet, Dial, DialRequest, Ejection, EndReason, Ended, Listener,
-    Observer, Server, Stream, TcpBackend,
+    Address, Applied, AttemptFailed, Backend, BackendSet, Dial, DialRequest, Ejection, EndReason,
+    Ended, Listener, Observer, Server, Stream, TcpBackend,
 };
 use util::*;
 
@@ -82,7 +82,8 @@ impl Gate {
         let listener = listener();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
-        let shared = GateState { addr, answer: Mutex::new(Answer::NotYet), asked: AtomicU64::new(0) };
+        let shared =
+            GateState { addr, answer: Mutex::new(Answer::NotYet), asked: AtomicU64::new(0) };
         Self { listener, shared: Arc::new(shared) }
     }
 
@@ -183,10 +184,20 @@ impl Write for Wrapped {
 }
 
 impl Source for Wrapped {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.stream.register(registry, token, interests)
     }
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.stream.reregister(registry, token, interests)
     }
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
@@ -212,10 +223,20 @@ impl Listener for CountingListener {
 }
 
 impl Source for CountingListener {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.listener.register(registry, token, interests)
     }
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.listener.reregister(registry, token, interests)
     }
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
@@ -328,7 +349,8 @@ fn c5_2_each_attempt_has_its_own_time() {
     let (hole, alive, witness) = (BlackHole::new(), TestBackend::echo("c"), Witness::default());
     let limit = Duration::from_millis(150);
     let builder = Server::builder().connect_timeout(limit).observer(witness.clone());
-    let balancer = Balancer::with(builder, set([("a", hole.addr), ("b", hole.addr), ("c", alive.addr)]));
+    let balancer =
+        Balancer::with(builder, set([("a", hole.addr), ("b", hole.addr), ("c", alive.addr)]));
     let start = Instant::now();
 
     let (_client, tag) = balancer.tagged_client();
@@ -382,7 +404,8 @@ fn c5_3_a_refused_dial_does_not_close_the_client_while_another_backend_is_up() {
     let (alive, witness) = (TestBackend::echo("c"), Witness::default());
     let dead = [refusing_addr(), refusing_addr()];
     let builder = Server::builder().observer(witness.clone());
-    let balancer = Balancer::with(builder, set([("a", dead[0]), ("b", dead[1]), ("c", alive.addr)]));
+    let balancer =
+        Balancer::with(builder, set([("a", dead[0]), ("b", dead[1]), ("c", alive.addr)]));
     let mut client = balancer.client();
     client.write_all(b"sent early").unwrap();
 
@@ -476,7 +499,8 @@ fn c5_4_a_client_that_resets_after_it_finished_sending_ends_the_dial() {
     reset(client);
 
     assert_cut(&mut far);
-    balancer.wait_for("the client is counted", |stats| stats.refused.of(EndReason::ClientFailed) == 1);
+    balancer
+        .wait_for("the client is counted", |stats| stats.refused.of(EndReason::ClientFailed) == 1);
 }
 
 #[test]
@@ -509,7 +533,8 @@ mod unix {
         let path = dir.path().join("socket");
         let mut backends = BackendSet::new();
         backends.insert("gate", gate.backend());
-        let server = Server::builder().backends(backends).build(UnixListener::bind(&path).unwrap()).unwrap();
+        let server =
+            Server::builder().backends(backends).build(UnixListener::bind(&path).unwrap()).unwrap();
         let (control, thread) = (server.control(), server.spawn().unwrap());
         let client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -552,7 +577,10 @@ mod unix {
 const FOR_GOOD: Ejection = Ejection { failures: 3, base: LONG, max: LONG };
 
 /// A backend "a" of which the test decides, and "b", which is fine.
-fn moody_and_fine(error: Option<ErrorKind>, ejection: Ejection) -> (Balancer, Moody, [TestBackend; 2]) {
+fn moody_and_fine(
+    error: Option<ErrorKind>,
+    ejection: Ejection,
+) -> (Balancer, Moody, [TestBackend; 2]) {
     let backends = [TestBackend::echo("a"), TestBackend::echo("b")];
     let moody = Moody::new(backends[0].addr, error);
     let mut backend_set = set([("b", backends[1].addr)]);
@@ -581,7 +609,10 @@ fn c5_5_a_dead_backend_is_no_longer_dialled_after_three_failures() {
 
     assert_eq!(witness.failed_keys(), ["a", "a", "a"]);
     let stats = balancer.stats();
-    assert_eq!(stats.backends.iter().map(|backend| backend.ejected).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(
+        stats.backends.iter().map(|backend| backend.ejected).collect::<Vec<_>>(),
+        [true, false]
+    );
     assert_eq!(stats.backend("a").unwrap().usage.dial_failures, 3);
 }
 
@@ -598,9 +629,13 @@ fn c5_5_a_black_hole_is_ejected_as_well() {
 }
 
 #[test]
-fn c5_5_a_black_hole_is_ejected_also_where_the_dial_limit_leaves_it_less_than_the_connect_timeout() {
+fn c5_5_a_black_hole_is_ejected_also_where_the_dial_limit_leaves_it_less_than_the_connect_timeout()
+{
     let (hole, limit) = (BlackHole::new(), Duration::from_millis(50));
-    let balancer = Balancer::with(Server::builder().connect_timeout(LONG).dial_limit(limit), set([("a", hole.addr)]));
+    let balancer = Balancer::with(
+        Server::builder().connect_timeout(LONG).dial_limit(limit),
+        set([("a", hole.addr)]),
+    );
 
     for _ in 0..3 {
         assert_cut(&mut balancer.client());
@@ -640,7 +675,10 @@ fn c5_5_success_clears_the_record() {
     moody.fail(ErrorKind::ConnectionRefused);
 
     assert_eq!(tags(&balancer, 2), "bb");
-    assert!(!is_ejected(&balancer, "a"), "two failures, and two before the success, are not three in a row");
+    assert!(
+        !is_ejected(&balancer, "a"),
+        "two failures, and two before the success, are not three in a row"
+    );
 
     tags(&balancer, 1);
     assert!(is_ejected(&balancer, "a"));
@@ -666,7 +704,8 @@ fn c5_5_if_all_are_ejected_all_are_candidates() {
     backends.insert("a", moody.clone());
     let balancer = Balancer::with(Server::builder().ejection(FOR_GOOD), backends);
     (0..3).for_each(|_| assert_refused(balancer.addr));
-    balancer.wait_for("both are ejected", |stats| stats.backends.iter().all(|backend| backend.ejected));
+    balancer
+        .wait_for("both are ejected", |stats| stats.backends.iter().all(|backend| backend.ejected));
     assert_eq!(moody.dials(), 3);
     assert_refused(balancer.addr);
     assert_eq!(moody.dials(), 4);
@@ -714,7 +753,8 @@ fn c5_5_ejection_closes_no_live_pair() {
 #[cfg(target_os = "linux")]
 fn c9_1_dials_in_flight_leave_the_cpu_at_rest() {
     let (hole, gate, witness) = (BlackHole::new(), Gate::new(), Witness::default());
-    let builder = Server::builder().connect_timeout(LONG).dial_limit(LONG).observer(witness.clone());
+    let builder =
+        Server::builder().connect_timeout(LONG).dial_limit(LONG).observer(witness.clone());
     let mut backends = set([("hole", hole.addr)]);
     backends.insert("gate", gate.backend());
     let balancer = Balancer::with(builder, backends);
@@ -740,6 +780,7 @@ fn cpu_time(stat: &std::path::Path) -> Duration {
     let stat = std::fs::read_to_string(stat).unwrap();
     let after_name = stat.rsplit_once(')').unwrap().1;
     // utime and stime, in hundredths of a second
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+    let ticks =
+        after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
     Duration::from_millis(10 * ticks.sum::<u64>())
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tinylb::mio::{self, Interest, Registry, Token, event::Source};
 use tinylb::{
-    Address, Backend, BackendSet, Builder, Connected, Dial, DialRequest, EndReason, Listener, Observer, Server,
-    SocketOptions, Stream, TcpBackend,
+    Address, Backend, BackendSet, Builder, Connected, Dial, DialRequest, EndReason, Listener,
+    Observer, Server, SocketOptions, Stream, TcpBackend,
 };
 use util::*;
 
@@ -45,7 +45,11 @@ impl Rig {
         });
         let server = builder.backends([("a", target)].into()).build(front).unwrap();
         let (addr, control) = (server.local_addr().ip().unwrap(), server.control());
-        Self { balancer: Balancer { addr, control, thread: server.spawn().unwrap() }, backend, is_narrow: true }
+        Self {
+            balancer: Balancer { addr, control, thread: server.spawn().unwrap() },
+            backend,
+            is_narrow: true,
+        }
     }
 
     /// Both ends of a new pair: the client's socket and the backend's.
@@ -183,7 +187,10 @@ fn send_with_urgent_data(stream: &mut TcpStream) {
 #[test]
 fn c6_1_what_a_client_sends_after_urgent_data_is_not_left_lying() {
     let backend = listener();
-    let server = Server::builder().backends(set([("a", backend.local_addr().unwrap())])).build(listener()).unwrap();
+    let server = Server::builder()
+        .backends(set([("a", backend.local_addr().unwrap())]))
+        .build(listener())
+        .unwrap();
     // All is there before the balancer looks, so that one event has to do for it.
     let mut client = connect(server.local_addr().ip().unwrap());
     send_with_urgent_data(&mut client);
@@ -285,8 +292,9 @@ fn c6_3_a_slow_reader_stops_the_sender_and_gets_everything_in_the_end() {
     };
     assert_same(&read(&mut backend, up.len()), &up);
     assert_same(&read(&mut client, down.len()), &down);
-    rig.balancer
-        .wait_for("all is counted", |stats| (stats.bytes_up, stats.bytes_down) == (up.len() as u64, down.len() as u64));
+    rig.balancer.wait_for("all is counted", |stats| {
+        (stats.bytes_up, stats.bytes_down) == (up.len() as u64, down.len() as u64)
+    });
 }
 
 #[test]
@@ -358,7 +366,11 @@ fn c6_4_what_was_sent_before_a_reset_goes_first() {
         stream.write_all(b"last words").unwrap();
         reset(stream);
     });
-    let server = Server::builder().observer(observer).backends(set([("a", addr)])).build(listener()).unwrap();
+    let server = Server::builder()
+        .observer(observer)
+        .backends(set([("a", addr)]))
+        .build(listener())
+        .unwrap();
     let mut client = connect(server.local_addr().ip().unwrap()); // before anyone can reset it
     let _thread = server.spawn().unwrap();
     let (received, end) = read_to_end(&mut client);
@@ -401,7 +413,10 @@ fn c6_5_any_byte_puts_the_end_of_a_half_closed_pair_off() {
 /// Has a byte go from the first to the second of two sockets now and then, for several times `limit`. A machine that is
 /// busy elsewhere for that long has it begin anew, with other sockets.
 #[track_caller]
-fn keep_receiving(limit: Duration, sockets: impl Fn() -> (TcpStream, TcpStream)) -> (TcpStream, TcpStream) {
+fn keep_receiving(
+    limit: Duration,
+    sockets: impl Fn() -> (TcpStream, TcpStream),
+) -> (TcpStream, TcpStream) {
     'anew: loop {
         let (mut from, mut to) = sockets();
         let (start, mut sent_at) = (Instant::now(), Instant::now());
@@ -426,7 +441,8 @@ fn c6_5_half_closed_pairs_end_by_their_own_limit_and_open_ones_do_not() {
     for client_first in [true, false] {
         let (mut client, mut backend) = rig.pair();
         let start = Instant::now();
-        let (finished, other) = if client_first { (&mut client, &mut backend) } else { (&mut backend, &mut client) };
+        let (finished, other) =
+            if client_first { (&mut client, &mut backend) } else { (&mut backend, &mut client) };
         finished.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_to_end(other), (Vec::new(), StreamEnd::Clean));
         assert_cut(finished);
@@ -509,18 +525,31 @@ impl Backend for BottomlessBackend {
     }
 
     fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
-        Ok(Dial::new(Bottomless { stream: mio::net::TcpStream::connect(self.0.addrs()[0])?, is_bottomless: true }))
+        Ok(Dial::new(Bottomless {
+            stream: mio::net::TcpStream::connect(self.0.addrs()[0])?,
+            is_bottomless: true,
+        }))
     }
 }
 
 macro_rules! source {
     ($type:ty, $field:tt) => {
         impl Source for $type {
-            fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            fn register(
+                &mut self,
+                registry: &Registry,
+                token: Token,
+                interest: Interest,
+            ) -> io::Result<()> {
                 self.$field.register(registry, token, interest)
             }
 
-            fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            fn reregister(
+                &mut self,
+                registry: &Registry,
+                token: Token,
+                interest: Interest,
+            ) -> io::Result<()> {
                 self.$field.reregister(registry, token, interest)
             }
 
@@ -545,7 +574,8 @@ fn c6_6_a_transfer_that_never_blocks_holds_nothing_up_and_goes_on() {
     let balancer = Balancer { addr, control, thread: server.spawn().unwrap() };
     let mut bottomless = balancer.client();
     bottomless.write_all(b"x").unwrap(); // an event has to tell that there is something to read
-    let moved = balancer.wait_for("the endless transfer runs", |stats| stats.bytes_up > 0 && stats.bytes_down > 0);
+    let moved = balancer
+        .wait_for("the endless transfer runs", |stats| stats.bytes_up > 0 && stats.bytes_down > 0);
 
     let (mut client, tag) = balancer.tagged_client();
     assert_eq!(tag, "echo");
@@ -587,7 +617,8 @@ fn c6_6_round_trips_complete_among_bulk_transfers_none_of_which_starves() {
     }
     let so_far: Vec<u64> = received.iter().map(|bytes| bytes.load(Ordering::Relaxed)).collect();
     wait_for("each transfer goes on", || {
-        let goes_on = |(bytes, before): (&AtomicU64, &u64)| bytes.load(Ordering::Relaxed) > before + 100_000;
+        let goes_on =
+            |(bytes, before): (&AtomicU64, &u64)| bytes.load(Ordering::Relaxed) > before + 100_000;
         received.iter().zip(&so_far).all(goes_on).then_some(())
     });
 }
@@ -694,7 +725,11 @@ fn c6_7_a_listener_of_the_hosts_own_is_told_the_options() {
     let seen = Arc::default();
     let front = mio::net::TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let front: Box<dyn Listener> = Box::new(OptionsSeen(front, Arc::clone(&seen)));
-    let _server = Server::builder().user_timeout(Some(Duration::from_secs(3))).keepalive(None).build(front).unwrap();
+    let _server = Server::builder()
+        .user_timeout(Some(Duration::from_secs(3)))
+        .keepalive(None)
+        .build(front)
+        .unwrap();
     let options = seen.lock().unwrap().unwrap();
     assert_eq!((options.nodelay, options.keepalive), (true, None));
     assert_eq!(options.user_timeout, Some(Duration::from_secs(3)));
@@ -704,7 +739,8 @@ fn c6_7_a_listener_of_the_hosts_own_is_told_the_options() {
 fn c6_7_a_socket_that_cannot_be_prepared_is_a_failed_dial() {
     let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
     let mut backends: BackendSet = set([("b", two.addr)]);
-    backends.insert("a", TcpBackend::new(one.addr).on_socket(|_| Err(ErrorKind::InvalidInput.into())));
+    backends
+        .insert("a", TcpBackend::new(one.addr).on_socket(|_| Err(ErrorKind::InvalidInput.into())));
     let balancer = Balancer::start(backends);
     assert_eq!(balancer.tagged_client().1, "two");
     assert_eq!(balancer.stats().backend("a").unwrap().usage.dial_failures, 1);

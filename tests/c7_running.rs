@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinylb::{
-    Applied, BackendSet, Client, Connected, Control, EndReason, Ended, Error, Observer, Server, ServerThread, Stats,
-    Summary,
+    Applied, BackendSet, Client, Connected, Control, EndReason, Ended, Error, Observer, Server,
+    ServerThread, Stats, Summary,
 };
 use util::*;
 
@@ -88,7 +88,11 @@ fn c7_1_run_works_on_the_thread_that_calls_it_and_sums_its_life_up() {
     let start = Instant::now();
     let (threads, seen) = mpsc::channel();
     let observer = At(move |_| threads.send(thread::current().id()).unwrap());
-    let server = Server::builder().observer(observer).backends(set([("a", echo.addr)])).build(listener()).unwrap();
+    let server = Server::builder()
+        .observer(observer)
+        .backends(set([("a", echo.addr)]))
+        .build(listener())
+        .unwrap();
     let (addr, control) = (server.local_addr().ip().unwrap(), server.control());
     let host = thread::spawn(move || {
         let mut client = connect(addr);
@@ -106,7 +110,10 @@ fn c7_1_run_works_on_the_thread_that_calls_it_and_sums_its_life_up() {
     host.join().unwrap();
     assert!(seen.iter().all(|id| id == thread::current().id()));
     assert_eq!((summary.accepted, summary.refused.total(), summary.ended.total()), (2, 1, 1));
-    assert_eq!((summary.refused.of(EndReason::NoBackend), summary.ended.of(EndReason::Finished)), (1, 1));
+    assert_eq!(
+        (summary.refused.of(EndReason::NoBackend), summary.ended.of(EndReason::Finished)),
+        (1, 1)
+    );
     assert_eq!((summary.bytes_up, summary.bytes_down, summary.updates), (5, 10, 2));
     assert!(summary.ran_for > Duration::ZERO && summary.ran_for <= start.elapsed());
 }
@@ -132,7 +139,10 @@ fn c7_2_shutdown_ends_the_listener_dials_and_pairs_at_once() {
     balancer.control.shutdown().unwrap();
 
     let summary = join(balancer.thread);
-    assert_eq!((summary.ended.of(EndReason::Shutdown), summary.refused.of(EndReason::Shutdown)), (2, 1));
+    assert_eq!(
+        (summary.ended.of(EndReason::Shutdown), summary.refused.of(EndReason::Shutdown)),
+        (2, 1)
+    );
     assert_eq!(summary.accepted, 3);
     TcpStream::connect(balancer.addr).unwrap_err();
     assert_cut(&mut quiet);
@@ -201,7 +211,10 @@ fn c7_2_a_drain_cuts_the_rest_when_its_limit_runs_out() {
 
     let summary = join(balancer.thread);
     assert!(start.elapsed() >= SOON);
-    assert_eq!((summary.ended.of(EndReason::DrainLimit), summary.refused.of(EndReason::DrainLimit)), (1, 1));
+    assert_eq!(
+        (summary.ended.of(EndReason::DrainLimit), summary.refused.of(EndReason::DrainLimit)),
+        (1, 1)
+    );
     assert_cut(&mut open);
     assert_cut(&mut dialling);
 }
@@ -231,7 +244,8 @@ fn c7_2_shutdown_overrides_a_drain_whichever_comes_first() {
     let drain: Call = |control| control.drain(AN_HOUR).unwrap();
     let until_obeyed: Call = |control| drop(control.stats());
     let shutdown: Call = |control| control.shutdown().unwrap();
-    let orders: [&[Call]; 3] = [&[drain, shutdown], &[shutdown, drain], &[drain, until_obeyed, shutdown, shutdown]];
+    let orders: [&[Call]; 3] =
+        [&[drain, shutdown], &[shutdown, drain], &[drain, until_obeyed, shutdown, shutdown]];
     for calls in orders {
         let balancer = Balancer::start(set([("a", echo.addr)]));
         let (mut client, _) = balancer.tagged_client();
@@ -277,7 +291,9 @@ fn c7_2_stopping_works_from_any_thread_twice_and_after_the_end() {
     let threads: Vec<_> = (0..8)
         .map(|index| {
             let control = balancer.control.clone();
-            thread::spawn(move || if index % 2 == 0 { control.shutdown() } else { control.drain(AN_HOUR) })
+            thread::spawn(
+                move || if index % 2 == 0 { control.shutdown() } else { control.drain(AN_HOUR) },
+            )
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
@@ -298,7 +314,8 @@ fn c7_3_dropping_what_spawn_returned_stops_and_joins() {
         }
     }
     let (echo, is_over) = (TestBackend::echo("echo"), Arc::new(AtomicBool::new(false)));
-    let balancer = Balancer::with(Server::builder().observer(Slow(is_over.clone())), set([("a", echo.addr)]));
+    let balancer =
+        Balancer::with(Server::builder().observer(Slow(is_over.clone())), set([("a", echo.addr)]));
     let (mut client, _) = balancer.tagged_client();
     let thread = balancer.thread;
 
@@ -394,7 +411,8 @@ fn c7_4_a_panic_in_host_code_cuts_everything_and_releases_who_waits() {
         next.unwrap().wait()
     });
 
-    let (waited, next) = in_time("both are released", move || (update.wait(), next.join().unwrap()));
+    let (waited, next) =
+        in_time("both are released", move || (update.wait(), next.join().unwrap()));
 
     assert_stopped(waited);
     assert_stopped(next);
@@ -414,7 +432,8 @@ fn c7_4_waiting_on_the_loops_own_thread_is_an_error() {
             let control = control.get().unwrap();
             let update = control.update_draining(BackendSet::new(), SOON).unwrap();
             let poll = update.poll();
-            done.send((control.stats(), update.wait(), update.wait_timeout(AN_HOUR), poll, update)).unwrap();
+            done.send((control.stats(), update.wait(), update.wait_timeout(AN_HOUR), poll, update))
+                .unwrap();
         }
     });
     let balancer = Balancer::with(Server::builder().observer(observer), BackendSet::new());
@@ -422,12 +441,16 @@ fn c7_4_waiting_on_the_loops_own_thread_is_an_error() {
 
     let _ = TcpStream::connect(balancer.addr); // which may be reset before it knows that it is connected
 
-    let (stats, wait, wait_timeout, poll, update) = results.recv_timeout(PATIENCE).expect("a deadlock");
+    let (stats, wait, wait_timeout, poll, update) =
+        results.recv_timeout(PATIENCE).expect("a deadlock");
     assert_own_thread(stats);
     assert_own_thread(wait);
     assert_own_thread(wait_timeout);
     assert_eq!(poll.unwrap(), None);
-    assert_eq!(in_time("it is applied after all", move || update.wait()).unwrap(), Applied::default());
+    assert_eq!(
+        in_time("it is applied after all", move || update.wait()).unwrap(),
+        Applied::default()
+    );
 }
 
 #[test]
@@ -457,7 +480,9 @@ fn c7_4_the_loops_own_thread_can_neither_join_itself_nor_deadlock_in_a_drop() {
         if let Some(result) = joined.recv_timeout(PATIENCE).expect("a deadlock") {
             assert_own_thread(result);
         }
-        wait_for("it ends all the same", || matches!(control.stats(), Err(Error::Stopped)).then_some(()));
+        wait_for("it ends all the same", || {
+            matches!(control.stats(), Err(Error::Stopped)).then_some(())
+        });
     }
 }
 

@@ -30,7 +30,8 @@ impl Log for Capture {
 /// What was logged since the last call: at `info` and above, and below.
 fn logged() -> (Vec<String>, usize) {
     let lines = std::mem::take(&mut *CAPTURE.0.lock().unwrap());
-    let (told, details): (Vec<_>, Vec<_>) = lines.into_iter().partition(|(level, _)| *level <= Level::Info);
+    let (told, details): (Vec<_>, Vec<_>) =
+        lines.into_iter().partition(|(level, _)| *level <= Level::Info);
     (told.into_iter().map(|(level, line)| format!("{level} {line}")).collect(), details.len())
 }
 
@@ -50,7 +51,10 @@ fn c8_3_starts_stops_and_differences_are_told_once_and_bytes_never() {
     balancer.update(BackendSet::new());
     assert_told(
         &balancer,
-        &[&format!("INFO listening on {}", balancer.addr), "WARN there is no backend: clients are refused"],
+        &[
+            &format!("INFO listening on {}", balancer.addr),
+            "WARN there is no backend: clients are refused",
+        ],
     );
 
     for _ in 0..20 {
@@ -65,7 +69,10 @@ fn c8_3_starts_stops_and_differences_are_told_once_and_bytes_never() {
     let nothing = "closed 0 connections, cancelled 0 dials, 0 connections draining";
     assert_told(
         &balancer,
-        &[&format!("INFO 2 backends (added a, b); {nothing}"), "INFO there are backends: clients are served"],
+        &[
+            &format!("INFO 2 backends (added a, b); {nothing}"),
+            "INFO there are backends: clients are served",
+        ],
     );
     balancer.update(set([("a", one.addr), ("b", two.addr)]));
     assert_told(&balancer, &[]);
@@ -80,7 +87,10 @@ fn c8_3_starts_stops_and_differences_are_told_once_and_bytes_never() {
     assert_eq!(logged(), (Vec::new(), 0), "nothing is logged for a read");
 
     balancer.update(set([("b", one.addr), ("c", two.addr)]));
-    assert_told(&balancer, &[&format!("INFO 2 backends (added c, removed a, changed b); {nothing}")]);
+    assert_told(
+        &balancer,
+        &[&format!("INFO 2 backends (added c, removed a, changed b); {nothing}")],
+    );
     balancer.update(set([("c", two.addr)]));
     assert_cut(&mut client);
     let one_closed = "closed 1 connections, cancelled 0 dials, 0 connections draining";
@@ -89,5 +99,8 @@ fn c8_3_starts_stops_and_differences_are_told_once_and_bytes_never() {
     balancer.control.shutdown().unwrap();
     let summary = balancer.thread.join().unwrap();
     let (up, down) = (summary.bytes_up, summary.bytes_down);
-    assert_eq!(logged().0, [format!("INFO stopped after 21 clients, {up} bytes up and {down} bytes down")]);
+    assert_eq!(
+        logged().0,
+        [format!("INFO stopped after 21 clients, {up} bytes up and {down} bytes down")]
+    );
 }

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tinylb::{
-    Applied, AttemptFailed, BackendSet, BackendStats, Client, Connected, Ejection, EndReason, Ended, Observer, Server,
-    Stats, Usage,
+    Applied, AttemptFailed, BackendSet, BackendStats, Client, Connected, Ejection, EndReason,
+    Ended, Observer, Server, Stats, Usage,
 };
 use util::*;
 
@@ -20,10 +20,17 @@ fn checked(stats: Stats) -> Stats {
     let sum = |of: fn(&Usage) -> u64| {
         stats.backends.iter().map(|backend| of(&backend.usage)).sum::<u64>() + of(&stats.departed)
     };
-    assert_eq!(stats.accepted, stats.refused.total() + stats.ended.total() + stats.dialling + stats.open, "{stats:?}");
+    assert_eq!(
+        stats.accepted,
+        stats.refused.total() + stats.ended.total() + stats.dialling + stats.open,
+        "{stats:?}"
+    );
     assert_eq!(stats.open, sum(|usage| usage.open), "{stats:?}");
     assert_eq!(stats.open + stats.ended.total(), sum(|usage| usage.total), "{stats:?}");
-    assert_eq!((stats.bytes_up, stats.bytes_down), (sum(|usage| usage.bytes_up), sum(|usage| usage.bytes_down)));
+    assert_eq!(
+        (stats.bytes_up, stats.bytes_down),
+        (sum(|usage| usage.bytes_up), sum(|usage| usage.bytes_down))
+    );
     stats
 }
 
@@ -54,8 +61,11 @@ fn c8_1_counters_add_up_in_every_situation() {
     assert_eq!((stats.open, stats.dialling, stats.bytes_up, stats.bytes_down), (2, 0, 1050, 1058));
     assert_eq!(counts(usage(&stats, "a")), (1, 1, 1000, 1004));
     assert_eq!(counts(usage(&stats, "b")), (1, 1, 50, 54));
-    let names: Vec<_> =
-        stats.backends.iter().map(|BackendStats { key, target_name, .. }| (&**key, &**target_name)).collect();
+    let names: Vec<_> = stats
+        .backends
+        .iter()
+        .map(|BackendStats { key, target_name, .. }| (&**key, &**target_name))
+        .collect();
     assert_eq!(names, [("a", &*one.addr.to_string()), ("b", &*two.addr.to_string())]);
 
     // A key that leaves while another keeps its target: its pair stays, and stays with the key it was picked by.
@@ -80,7 +90,8 @@ fn c8_1_counters_add_up_in_every_situation() {
     assert_eq!((stats.open, stats.ended.of(EndReason::TargetRemoved)), (0, 1));
     assert_eq!(counts(stats.departed), (0, 1, 1101, 1105));
     reset(balancer.tagged_client().0);
-    let stats = checked(balancer.wait_for("a reset", |stats| stats.ended.of(EndReason::ClientFailed) == 1));
+    let stats =
+        checked(balancer.wait_for("a reset", |stats| stats.ended.of(EndReason::ClientFailed) == 1));
     assert_eq!(counts(usage(&stats, "b")), (0, 2, 50, 58));
 
     // A dial in flight, and its cancellation.
@@ -91,7 +102,10 @@ fn c8_1_counters_add_up_in_every_situation() {
     assert_eq!(balancer.update(BackendSet::new()).cancelled, 1);
     assert_cut(&mut dialling);
     let stats = checked(balancer.wait_for("the refusal", |stats| stats.dialling == 0));
-    assert_eq!((stats.refused.of(EndReason::NoBackend), stats.refused.total(), stats.ended.total()), (2, 2, 3));
+    assert_eq!(
+        (stats.refused.of(EndReason::NoBackend), stats.refused.total(), stats.ended.total()),
+        (2, 2, 3)
+    );
     assert_eq!(counts(stats.departed), (0, 3, 1151, 1163));
     assert_eq!((stats.bytes_up, stats.bytes_down), (1151, 1163));
 }
@@ -112,8 +126,12 @@ fn c8_1_a_key_with_a_new_target_keeps_its_counters() {
 #[test]
 fn c8_1_failed_dials_and_ejections_are_seen() {
     let (refusing, echo) = (refusing_addr(), TestBackend::echo("echo"));
-    let ejection = Ejection { failures: 2, base: Duration::from_secs(3600), max: Duration::from_secs(3600) };
-    let balancer = Balancer::with(Server::builder().ejection(ejection), set([("a", refusing), ("b", echo.addr)]));
+    let ejection =
+        Ejection { failures: 2, base: Duration::from_secs(3600), max: Duration::from_secs(3600) };
+    let balancer = Balancer::with(
+        Server::builder().ejection(ejection),
+        set([("a", refusing), ("b", echo.addr)]),
+    );
     let seen = || {
         let stats = checked(balancer.stats());
         let of = |key| (usage(&stats, key).dial_failures, stats.backend(key).unwrap().ejected);
@@ -131,7 +149,9 @@ fn c8_1_failed_dials_and_ejections_are_seen() {
 fn c8_1_clients_no_backend_takes_are_refused_and_counted() {
     let balancer = Balancer::start(set([("a", refusing_addr()), ("b", refusing_addr())]));
     assert_refused(balancer.addr);
-    let stats = checked(balancer.wait_for("a refusal", |stats| stats.refused.of(EndReason::BackendsFailed) == 1));
+    let stats = checked(
+        balancer.wait_for("a refusal", |stats| stats.refused.of(EndReason::BackendsFailed) == 1),
+    );
     assert_eq!((usage(&stats, "a").dial_failures, usage(&stats, "b").dial_failures), (1, 1));
     assert_eq!((stats.open, stats.ended.total()), (0, 0));
 }
@@ -160,7 +180,8 @@ fn c8_1_snapshots_taken_under_load_are_consistent_and_never_go_back() {
         before = stats;
     }
     clients.into_iter().for_each(|client| client.join().unwrap());
-    let stats = checked(balancer.wait_for("all ended", |stats| stats.ended.of(EndReason::Finished) == 160));
+    let stats =
+        checked(balancer.wait_for("all ended", |stats| stats.ended.of(EndReason::Finished) == 160));
     assert_eq!((stats.bytes_up, stats.bytes_down), (160 * 3000, 160 * 3004));
 }
 
@@ -190,7 +211,9 @@ impl Record {
 
     #[track_caller]
     fn assert_ends_with(&self, expected: &[&str]) {
-        wait_for(&format!("{expected:?}"), || (self.0.lock().unwrap().events.len() >= expected.len()).then_some(()));
+        wait_for(&format!("{expected:?}"), || {
+            (self.0.lock().unwrap().events.len() >= expected.len()).then_some(())
+        });
         assert_eq!(std::mem::take(&mut self.0.lock().unwrap().events), expected);
     }
 }
@@ -211,15 +234,23 @@ impl Observer for Record {
 
     fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
         let AttemptFailed { client, key, target_name, attempt, error, .. } = failed;
-        self.note(format!("{} failed {key}={target_name} #{attempt} {:?}", self.id(client), error.kind()));
+        self.note(format!(
+            "{} failed {key}={target_name} #{attempt} {:?}",
+            self.id(client),
+            error.kind()
+        ));
     }
 
     fn ended(&mut self, ended: &Ended<'_>) {
         let Ended { client, backend, lasted, bytes_up, bytes_down, reason, error, .. } = ended;
         self.0.lock().unwrap().durations.push(*lasted);
-        let backend = backend.map(|(key, target_name)| format!(" {key}={target_name}")).unwrap_or_default();
+        let backend =
+            backend.map(|(key, target_name)| format!(" {key}={target_name}")).unwrap_or_default();
         let error = error.map(|error| format!(", {:?}", error.kind())).unwrap_or_default();
-        self.note(format!("{} ended{backend} {bytes_up}/{bytes_down} {reason:?}{error}", self.id(client)));
+        self.note(format!(
+            "{} ended{backend} {bytes_up}/{bytes_down} {reason:?}{error}",
+            self.id(client)
+        ));
     }
 
     fn updated(&mut self, applied: &Applied) {
@@ -333,14 +364,19 @@ fn c8_2_the_error_that_ended_a_client_is_told_on_whichever_side_it_was_met() {
     let waiting = balancer.client();
     balancer.wait_for("a dial in flight", |stats| stats.dialling == 1);
     reset(waiting);
-    record.assert_ends_with(&["updated to 1: 0 0 0", "1 accepted", "1 ended 0/0 ClientFailed, ConnectionReset"]);
+    record.assert_ends_with(&[
+        "updated to 1: 0 0 0",
+        "1 accepted",
+        "1 ended 0/0 ClientFailed, ConnectionReset",
+    ]);
 }
 
 #[test]
 fn c8_2_a_cancelled_dial_is_no_failed_attempt() {
     let (echo, hole) = (TestBackend::echo("echo"), BlackHole::new());
     let record = Record::default();
-    let balancer = Balancer::with(Server::builder().observer(record.clone()), set([("a", hole.addr)]));
+    let balancer =
+        Balancer::with(Server::builder().observer(record.clone()), set([("a", hole.addr)]));
     let mut client = balancer.client();
     balancer.wait_for("a dial in flight", |stats| stats.dialling == 1);
     balancer.update(set([("b", echo.addr)]));
@@ -359,7 +395,8 @@ fn c8_2_a_cancelled_dial_is_no_failed_attempt() {
 fn c8_2_an_observer_sees_the_same_ends_as_the_counters() {
     let echo = TestBackend::echo("echo");
     let record = Record::default();
-    let balancer = Balancer::with(Server::builder().observer(record.clone()), set([("a", echo.addr)]));
+    let balancer =
+        Balancer::with(Server::builder().observer(record.clone()), set([("a", echo.addr)]));
     for index in 0..100 {
         let mut client = balancer.client();
         if index % 2 == 0 {
@@ -370,8 +407,9 @@ fn c8_2_an_observer_sees_the_same_ends_as_the_counters() {
             read_to_end(&mut client);
         }
     }
-    let stats =
-        checked(balancer.wait_for("all have ended", |stats| stats.accepted == 100 && stats.dialling + stats.open == 0));
+    let stats = checked(balancer.wait_for("all have ended", |stats| {
+        stats.accepted == 100 && stats.dialling + stats.open == 0
+    }));
     let recorded = std::mem::take(&mut record.0.lock().unwrap().events);
     let count = |word: &str| recorded.iter().filter(|event| event.contains(word)).count() as u64;
     assert_eq!((count(" accepted"), count(" ended")), (100, 100));

@@ -37,7 +37,11 @@ fn alone(test: &str, body: impl FnOnce()) {
         .env(VARIABLE, test)
         .output()
         .unwrap();
-    let shown = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let shown = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
 }
 
@@ -122,7 +126,9 @@ fn c9_1_time_outs_leave_the_cpu_at_rest_once_they_have_fired() {
             .dial_limit(soon * 2);
         let balancer = Balancer::with(builder, set([("a", echo.addr), ("b", hole.addr)]));
         let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(balancer.addr)).collect();
-        balancer.wait_for("all have timed out", |stats| stats.refused.total() + stats.ended.total() == 20);
+        balancer.wait_for("all have timed out", |stats| {
+            stats.refused.total() + stats.ended.total() == 20
+        });
         assert_at_rest("all have timed out");
         drop(clients);
     });
@@ -175,7 +181,10 @@ fn c9_2_nothing_outlives_run() {
         let (backend, hole) = (listener(), BlackHole::new());
         let addr = backend.local_addr().unwrap();
         let (before, threads_before) = (descriptors(), threads());
-        let server = Server::builder().backends(set([("a", addr), ("b", hole.addr)])).build(listener()).unwrap();
+        let server = Server::builder()
+            .backends(set([("a", addr), ("b", hole.addr)]))
+            .build(listener())
+            .unwrap();
         let (at, control) = (server.local_addr().ip().unwrap(), server.control());
         let pending = control.update(set([("a", addr), ("b", hole.addr)])).unwrap();
         let thread = server.spawn().unwrap();
@@ -202,7 +211,8 @@ fn c9_2_a_server_that_never_runs_leaves_nothing_either() {
     alone("c9_2_a_server_that_never_runs_leaves_nothing_either", || {
         let before = descriptors();
         let server = Server::builder().build(listener()).unwrap();
-        let (control, update) = (server.control(), server.control().update(BackendSet::new()).unwrap());
+        let (control, update) =
+            (server.control(), server.control().update(BackendSet::new()).unwrap());
         assert!(descriptors().len() > before.len());
         drop(server);
         assert_eq!(descriptors(), before);
@@ -215,7 +225,11 @@ fn c9_1_no_order_of_host_calls_panics_or_hangs() {
     type Call = fn(&Control, &BackendSet);
     let calls: [Call; 8] = [
         |control, set| drop(control.update(set.clone())),
-        |control, _| drop(control.update(BackendSet::new()).map(|update| update.wait_timeout(Duration::ZERO))),
+        |control, _| {
+            drop(
+                control.update(BackendSet::new()).map(|update| update.wait_timeout(Duration::ZERO)),
+            )
+        },
         |control, set| drop(control.update_draining(set.clone(), Duration::ZERO)),
         |control, _| drop(control.update_draining(BackendSet::new(), Duration::MAX)),
         |control, _| drop(control.stats()),
@@ -226,7 +240,9 @@ fn c9_1_no_order_of_host_calls_panics_or_hangs() {
     let echo = TestBackend::echo("echo");
     let backends = set([("a", echo.addr), ("b", refusing_addr())]);
     // Every order of two calls, each before the start, while it runs, or after the end.
-    for (first, second) in (0..calls.len()).flat_map(|first| (0..calls.len()).map(move |second| (first, second))) {
+    for (first, second) in
+        (0..calls.len()).flat_map(|first| (0..calls.len()).map(move |second| (first, second)))
+    {
         let server = Server::builder().build(listener()).unwrap();
         let (control, addr) = (server.control(), server.local_addr().ip().unwrap());
         let _client = connect(addr);
@@ -243,7 +259,9 @@ fn c9_1_no_order_of_host_calls_panics_or_hangs() {
 #[test]
 fn c9_1_settings_that_make_no_sense_are_errors() {
     let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
-    let keepalive = |idle, interval, probes| Server::builder().keepalive(Some(Keepalive { idle, interval, probes }));
+    let keepalive = |idle, interval, probes| {
+        Server::builder().keepalive(Some(Keepalive { idle, interval, probes }))
+    };
     let ejection = |base, max| Server::builder().ejection(Ejection { failures: 3, base, max });
     let wrong = [
         (Server::builder().connect_timeout(zero), "connect_timeout"),
@@ -264,7 +282,10 @@ fn c9_1_settings_that_make_no_sense_are_errors() {
         match builder.build(listener()) {
             Err(Error::Setting { setting, problem }) => {
                 assert_eq!(setting, name);
-                assert_eq!(Error::Setting { setting, problem }.to_string(), format!("{name} {problem}"));
+                assert_eq!(
+                    Error::Setting { setting, problem }.to_string(),
+                    format!("{name} {problem}")
+                );
             }
             other => panic!("{name}: {other:?}"),
         }
@@ -307,10 +328,16 @@ fn c9_1_no_setting_is_too_large_or_too_small() {
         base: Duration::from_nanos(1),
         max: Duration::from_nanos(1),
     }));
-    assert_works(Server::builder().buffer_size(16 << 20).ejection(Ejection { failures: 0, ..Ejection::default() }));
+    assert_works(
+        Server::builder()
+            .buffer_size(16 << 20)
+            .ejection(Ejection { failures: 0, ..Ejection::default() }),
+    );
     // What no system takes is an error that names the setting.
     let keepalive = Keepalive { idle: max, interval: max, probes: u32::MAX };
-    for builder in [Server::builder().keepalive(Some(keepalive)), Server::builder().user_timeout(Some(max))] {
+    for builder in
+        [Server::builder().keepalive(Some(keepalive)), Server::builder().user_timeout(Some(max))]
+    {
         assert!(matches!(builder.build(listener()), Err(Error::Setting { .. })));
     }
 }

@@ -37,17 +37,22 @@ impl Cli {
     /// Listening on a port of its own, with these arguments besides, each a word.
     #[track_caller]
     fn start(args: &str) -> Self {
-        Self::run(Command::new(program()).args(["--listen", "127.0.0.1:0"]).args(args.split_whitespace()))
+        Self::run(
+            Command::new(program()).args(["--listen", "127.0.0.1:0"]).args(args.split_whitespace()),
+        )
     }
 
     #[track_caller]
     fn run(command: &mut Command) -> Self {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let (stdout, stderr) = (lines_of(child.stdout.take().unwrap()), lines_of(child.stderr.take().unwrap()));
-        let mut cli = Self { stdin: child.stdin.take(), child, stdout, stderr, address: String::new() };
+        let (stdout, stderr) =
+            (lines_of(child.stdout.take().unwrap()), lines_of(child.stderr.take().unwrap()));
+        let mut cli =
+            Self { stdin: child.stdin.take(), child, stdout, stderr, address: String::new() };
         let line = cli.line();
-        cli.address = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
+        cli.address =
+            line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
         cli
     }
 
@@ -97,8 +102,10 @@ impl Cli {
     fn backends(&mut self) -> String {
         let stats = self.stats();
         let backends = stats["backends"].as_object().unwrap();
-        let words: Vec<_> =
-            backends.iter().map(|(key, of)| format!("{key}={}", of["target"].as_str().unwrap())).collect();
+        let words: Vec<_> = backends
+            .iter()
+            .map(|(key, of)| format!("{key}={}", of["target"].as_str().unwrap()))
+            .collect();
         words.join(" ")
     }
 
@@ -158,7 +165,12 @@ fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
 /// Runs it with arguments by which it must fail: its exit status and what it says on stderr.
 #[track_caller]
 fn failure(args: &[&str]) -> (i32, String) {
-    let mut child = Command::new(program()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(program())
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let status = wait_for(&format!("{args:?} fails"), || child.try_wait().unwrap());
     let (mut out, mut err) = (String::new(), String::new());
     child.stdout.unwrap().read_to_string(&mut out).unwrap();
@@ -203,9 +215,12 @@ fn each_kind_of_target_is_reached() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("with=sign");
     let unix = UnixListener::bind(&path).unwrap();
-    std::thread::spawn(move || unix.incoming().for_each(|stream| drop(stream.unwrap().write_all(b"unix\n"))));
+    std::thread::spawn(move || {
+        unix.incoming().for_each(|stream| drop(stream.unwrap().write_all(b"unix\n")))
+    });
     let named = TestBackend::echo("named");
-    let six = TestBackend::at("[::1]:0".parse().unwrap(), |mut stream| drop(stream.write_all(b"six\n")));
+    let six =
+        TestBackend::at("[::1]:0".parse().unwrap(), |mut stream| drop(stream.write_all(b"six\n")));
     let cli = Cli::start(&format!(
         "--backend a=127.0.0.1:{port} --backend b=localhost:{port} --backend c={} --backend d=unix:{}",
         six.addr,
@@ -262,11 +277,21 @@ fn what_cannot_be_done_here_and_now_is_status_1_and_a_message() {
     let cases: [(&[&str], &str); 6] = [
         (&["--listen", &taken], &taken),
         (&["--listen", &format!("unix:{}", bad.display())], "exists already"),
-        (&["--listen", listen, "--backend", "a=no-such-host.invalid:80"], "no-such-host.invalid:80"),
+        (
+            &["--listen", listen, "--backend", "a=no-such-host.invalid:80"],
+            "no-such-host.invalid:80",
+        ),
         (&["--listen", listen, "--backends", "/no/such/file"], "/no/such/file: "),
         (&["--listen", listen, "--backends", bad.to_str().unwrap()], "bad:2: "),
         (
-            &["--listen", listen, "--backend", "k=127.0.0.1:2", "--backends", doubled.to_str().unwrap()],
+            &[
+                "--listen",
+                listen,
+                "--backend",
+                "k=127.0.0.1:2",
+                "--backends",
+                doubled.to_str().unwrap(),
+            ],
             "doubled:2: key \"k\"",
         ),
     ];
@@ -318,7 +343,10 @@ fn set_add_and_remove_answer_what_they_did_after_it_is_done() {
     assert_echo(&mut second, b"stays");
     assert_eq!(cli.ask(&format!("add b={}", one.addr)), "ok closed=1 cancelled=0 backends=1");
     assert_cut(&mut second);
-    assert_eq!(cli.ask(&format!("set c={} d={}", one.addr, two.addr)), "ok closed=0 cancelled=0 backends=2");
+    assert_eq!(
+        cli.ask(&format!("set c={} d={}", one.addr, two.addr)),
+        "ok closed=0 cancelled=0 backends=2"
+    );
     assert_eq!(cli.backends(), format!("c={} d={}", one.addr, two.addr));
     let (mut third, _) = cli.tagged_client();
     assert_eq!(cli.ask("set"), "ok closed=1 cancelled=0 backends=0");
@@ -386,7 +414,11 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
         cli.send(line);
         cli.send("\n");
         let answer = cli.line();
-        assert!(answer.starts_with("error ") && answer.contains(reason), "{}: {answer}", line.escape_ascii());
+        assert!(
+            answer.starts_with("error ") && answer.contains(reason),
+            "{}: {answer}",
+            line.escape_ascii()
+        );
     }
     assert_eq!(cli.backends(), before);
 }
@@ -456,11 +488,17 @@ fn c3_9_a_trailing_drain_lets_connections_to_vanished_targets_go_on_until_its_li
     assert_eq!(cli.ask("remove a --drain 600"), "ok closed=0 cancelled=0 backends=1");
     assert_echo(&mut first, b"goes on");
     let asked = Instant::now();
-    assert_eq!(cli.ask(&format!("add b={} --drain 0.25", one.addr)), "ok closed=0 cancelled=0 backends=1");
+    assert_eq!(
+        cli.ask(&format!("add b={} --drain 0.25", one.addr)),
+        "ok closed=0 cancelled=0 backends=1"
+    );
     assert_cut(&mut second);
     assert!(asked.elapsed() >= Duration::from_millis(250));
     assert_echo(&mut first, b"named again");
-    assert_eq!(cli.ask(&format!("set c={} --drain 600.5", two.addr)), "ok closed=0 cancelled=0 backends=1");
+    assert_eq!(
+        cli.ask(&format!("set c={} --drain 600.5", two.addr)),
+        "ok closed=0 cancelled=0 backends=1"
+    );
     assert_echo(&mut first, b"goes on");
     assert_eq!(cli.ask("set --drain 0"), "ok closed=0 cancelled=0 backends=0");
     assert_cut(&mut first);
@@ -480,15 +518,19 @@ fn stats_are_one_line_of_json() {
     cli.wait_for_stats("the first has ended", |stats| stats["ended"] == 1);
     let stats = cli.stats();
     let number = |name: &str| stats[name].as_u64().unwrap_or_else(|| panic!("{name}: {stats}"));
-    assert_eq!((number("accepted"), number("refused"), number("open"), number("dialling")), (2, 0, 1, 0));
+    assert_eq!(
+        (number("accepted"), number("refused"), number("open"), number("dialling")),
+        (2, 0, 1, 0)
+    );
     assert_eq!((number("bytes_up"), number("bytes_down")), (5, 13));
     let of = |key: &str| stats["backends"][key].clone();
-    let expected = |target: SocketAddr, [open, total, dial_failures, bytes_up, bytes_down]: [u64; 5]| {
-        serde_json::json!({
-            "target": target.to_string(), "open": open, "total": total, "dial_failures": dial_failures,
-            "ejected": false, "bytes_up": bytes_up, "bytes_down": bytes_down,
-        })
-    };
+    let expected =
+        |target: SocketAddr, [open, total, dial_failures, bytes_up, bytes_down]: [u64; 5]| {
+            serde_json::json!({
+                "target": target.to_string(), "open": open, "total": total, "dial_failures": dial_failures,
+                "ejected": false, "bytes_up": bytes_up, "bytes_down": bytes_down,
+            })
+        };
     assert_eq!(of("a"), expected(one.addr, [1, 2, 0, 5, 13]));
     assert_eq!(of("b"), expected(refusing, [0, 0, 1, 0, 0]));
     cli.ask("set");
@@ -601,7 +643,9 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
         |cli| cli.signal("TERM"),
     ];
     for end in ends {
-        let mut cli = Cli::run(Command::new(program()).args(["--listen", &address]).args(args.split_whitespace()));
+        let mut cli = Cli::run(
+            Command::new(program()).args(["--listen", &address]).args(args.split_whitespace()),
+        );
         assert_eq!(cli.address, address);
         let mut client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -617,8 +661,11 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
 fn a_socket_file_that_another_has_put_in_its_place_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("front.sock");
-    let mut cli =
-        Cli::run(Command::new(program()).args(["--control", "--listen", &format!("unix:{}", path.display())]));
+    let mut cli = Cli::run(Command::new(program()).args([
+        "--control",
+        "--listen",
+        &format!("unix:{}", path.display()),
+    ]));
     let successor = dir.path().join("new.sock");
     let _listener = UnixListener::bind(&successor).unwrap();
     fs::rename(successor, &path).unwrap();
@@ -688,7 +735,9 @@ fn a_changed_file_is_reread_and_replaces_only_its_own_backends() {
 fn commands_act_on_all_but_the_files_backends() {
     let file = BackendsFile::new("f=127.0.0.1:1\n");
     let mut cli = file.start("--backend a=127.0.0.1:2");
-    for command in ["set f=127.0.0.1:3", "add b=127.0.0.1:3 f=127.0.0.1:3", "remove f", "remove a f"] {
+    for command in
+        ["set f=127.0.0.1:3", "add b=127.0.0.1:3 f=127.0.0.1:3", "remove f", "remove a f"]
+    {
         let answer = cli.ask(command);
         assert!(answer.starts_with("error ") && answer.contains("\"f\""), "{command}: {answer}");
     }
@@ -776,7 +825,10 @@ fn c5_2_an_attempt_takes_the_connect_time_out_at_most_and_all_together_the_dial_
     let (one, _two, _) = two_backends();
     let black_hole = BlackHole::new();
     let started = Instant::now();
-    let cli = Cli::start(&format!("--connect-timeout .2 --backend a={} --backend b={}", black_hole.addr, one.addr));
+    let cli = Cli::start(&format!(
+        "--connect-timeout .2 --backend a={} --backend b={}",
+        black_hole.addr, one.addr
+    ));
     assert_eq!(cli.tags(1), ["one"]);
     assert!(started.elapsed() >= Duration::from_millis(200));
     let cli = Cli::start(&format!("--dial-limit 0.2 --backend a={}", black_hole.addr));
@@ -808,7 +860,8 @@ fn c6_7_keepalive_is_on_unless_switched_off() {
             let table = fs::read_to_string("/proc/net/tcp").unwrap();
             let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
             let mut lines = table.lines().map(words);
-            let line = lines.find(|words| words[1].ends_with(&here) && words[2].ends_with(&there))?;
+            let line =
+                lines.find(|words| words[1].ends_with(&here) && words[2].ends_with(&there))?;
             line[5].starts_with(timer).then_some(())
         });
     }
@@ -828,7 +881,9 @@ fn help_tells_of_commands_file_and_signals() {
     let help = Command::new(program()).arg("--help").output().unwrap();
     let text = String::from_utf8(help.stdout).unwrap();
     assert!(help.status.success());
-    for word in ["set KEY=TARGET", "remove KEY", "drain SECONDS", "SIGHUP", "Exit status", "--no-keepalive"] {
+    for word in
+        ["set KEY=TARGET", "remove KEY", "drain SECONDS", "SIGHUP", "Exit status", "--no-keepalive"]
+    {
         assert!(text.contains(word), "{word}");
     }
 }

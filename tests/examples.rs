@@ -24,9 +24,15 @@ impl Drop for Running {
 fn start(name: &str) -> (Running, ChildStdout) {
     let tests = std::env::current_exe().unwrap();
     let profile = tests.ancestors().nth(2).unwrap();
-    let program: PathBuf = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    let spawned = Command::new(&program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = spawned.unwrap_or_else(|err| panic!("{}: {err}; try `cargo build --examples`", program.display()));
+    let program: PathBuf =
+        profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let spawned = Command::new(&program)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = spawned
+        .unwrap_or_else(|err| panic!("{}: {err}; try `cargo build --examples`", program.display()));
     let stdout = child.stdout.take().unwrap();
     (Running(child), stdout)
 }
@@ -115,7 +121,8 @@ fn the_demo_ends_quietly_when_its_reader_leaves() {
 fn the_host_program_closes_what_it_removed_and_serves_the_rest() {
     let said = run("embed");
 
-    let cut = if cfg!(feature = "socket2") { "client of node-1: Err" } else { "client of node-1: " };
+    let cut =
+        if cfg!(feature = "socket2") { "client of node-1: Err" } else { "client of node-1: " };
     assert_tells(
         &said,
         &[

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tinylb::{
-    Backend, BackendSet, Control, Dial, DialRequest, Error, Keepalive, Observer, Server, ServerThread, TcpBackend,
-    Update,
+    Backend, BackendSet, Control, Dial, DialRequest, Error, Keepalive, Observer, Server,
+    ServerThread, TcpBackend, Update,
 };
 use util::*;
 
@@ -28,7 +28,10 @@ fn c7_4_an_observer_may_own_the_handle_of_its_own_thread() {
     }
     let handle = Arc::new(Mutex::new(None));
     let (dropped, is_dropped) = mpsc::channel();
-    let server = Server::builder().observer(Owner { handle: handle.clone(), dropped }).build(listener()).unwrap();
+    let server = Server::builder()
+        .observer(Owner { handle: handle.clone(), dropped })
+        .build(listener())
+        .unwrap();
     let control = server.control();
     *handle.lock().unwrap() = Some(server.spawn().unwrap());
     control.shutdown().unwrap();
@@ -107,7 +110,8 @@ fn c7_4_backends_may_call_in_as_they_are_dropped() {
 #[test]
 fn c8_1_a_balancer_that_was_spawned_tells_of_its_first_backends_at_once() {
     for _ in 0..100 {
-        let server = Server::builder().backends(set([("a", refusing_addr())])).build(listener()).unwrap();
+        let server =
+            Server::builder().backends(set([("a", refusing_addr())])).build(listener()).unwrap();
         let thread = server.spawn().unwrap();
         assert!(thread.control().stats().unwrap().backend("a").is_some());
     }
@@ -140,7 +144,8 @@ fn c6_7_values_that_the_system_would_refuse_are_refused_by_name() {
         ("keepalive", Server::builder().keepalive(Some(Keepalive { idle: long, ..keepalive }))),
         (
             "keepalive",
-            Server::builder().keepalive(Some(Keepalive { interval: Duration::from_millis(999), ..keepalive })),
+            Server::builder()
+                .keepalive(Some(Keepalive { interval: Duration::from_millis(999), ..keepalive })),
         ),
         ("keepalive", Server::builder().keepalive(Some(Keepalive { probes: 128, ..keepalive }))),
         ("user_timeout", Server::builder().user_timeout(Some(Duration::MAX))),
@@ -154,8 +159,9 @@ fn c6_7_values_that_the_system_would_refuse_are_refused_by_name() {
     }
     let longest = Duration::from_secs(32_767);
     let keepalive = Keepalive { idle: longest, interval: longest, probes: 127 };
-    let builder =
-        Server::builder().keepalive(Some(keepalive)).user_timeout(Some(Duration::from_millis(i32::MAX as u64)));
+    let builder = Server::builder()
+        .keepalive(Some(keepalive))
+        .user_timeout(Some(Duration::from_millis(i32::MAX as u64)));
     builder.build(listener()).unwrap();
 }
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 use tinylb::mio::event::Source;
 use tinylb::mio::{self, Interest, Registry, Token};
 use tinylb::{
-    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, Listener, Readiness, Server, Stream,
+    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, Listener, Readiness,
+    Server, Stream,
 };
 use util::*;
 
@@ -111,7 +112,10 @@ impl Connection {
         let (bell, rope) = Bell::new()?;
         let connection = Self { state: Mutex::default(), changed: Condvar::new(), rope, capacity };
         let connection = Arc::new(connection);
-        Ok((InProcessStream { connection: connection.clone(), bell, is_ended: false }, Peer { connection }))
+        Ok((
+            InProcessStream { connection: connection.clone(), bell, is_ended: false },
+            Peer { connection },
+        ))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -209,11 +213,21 @@ impl Drop for InProcessStream {
 }
 
 impl Source for InProcessStream {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.bell.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.bell.reregister(registry, token, interests)
     }
 
@@ -339,7 +353,8 @@ impl Backlog {
     fn next(&self) -> Peer {
         let (waiting, arrived) = &*self.shared;
         let is_empty = |waiting: &mut Waiting| waiting.connections.is_empty();
-        let (mut waiting, timeout) = arrived.wait_timeout_while(waiting.lock().unwrap(), PATIENCE, is_empty).unwrap();
+        let (mut waiting, timeout) =
+            arrived.wait_timeout_while(waiting.lock().unwrap(), PATIENCE, is_empty).unwrap();
         assert!(!timeout.timed_out(), "nobody dials");
         waiting.connections.pop_front().unwrap()
     }
@@ -428,11 +443,21 @@ impl Drop for InProcessListener {
 }
 
 impl Source for InProcessListener {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.bell.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.bell.reregister(registry, token, interests)
     }
 
@@ -448,7 +473,8 @@ const CAPACITY: usize = 1000;
 fn start(builder: Builder, backends: BackendSet) -> (Balancer, Door) {
     let (bell, rope) = Bell::new().unwrap();
     let arrivals = Arc::<Mutex<Arrivals>>::default();
-    let listener: Box<dyn Listener> = Box::new(InProcessListener { arrivals: arrivals.clone(), bell });
+    let listener: Box<dyn Listener> =
+        Box::new(InProcessListener { arrivals: arrivals.clone(), bell });
     let server = builder.backends(backends).build(listener).unwrap();
     assert_eq!(server.local_addr().to_string(), "in process");
     let control = server.control();
@@ -530,7 +556,8 @@ fn c6_3_a_backend_that_does_not_read_is_owed_one_buffer_and_no_more() {
 fn c6_2_either_side_may_end_first_and_the_other_goes_on() {
     for client_first in [true, false] {
         let (balancer, client, backend) = pair(Server::builder());
-        let (mut first, mut second) = if client_first { (client, backend) } else { (backend, client) };
+        let (mut first, mut second) =
+            if client_first { (client, backend) } else { (backend, client) };
         first.write_all(b"a request").unwrap();
         first.end();
         assert_eq!(read_to_end(&mut second), (b"a request".to_vec(), StreamEnd::Clean));
@@ -598,7 +625,8 @@ fn c3_2_removal_cuts_both_sides_even_if_nobody_reads() {
 
 #[test]
 fn c3_2_a_dial_that_nobody_answered_is_cancelled_and_its_client_goes_on() {
-    let ((one, backlog_one), (two, backlog_two)) = (InProcessBackend::new("one", 9), InProcessBackend::new("two", 9));
+    let ((one, backlog_one), (two, backlog_two)) =
+        (InProcessBackend::new("one", 9), InProcessBackend::new("two", 9));
     let (balancer, door) = start(Server::builder(), BackendSet::from([("a", one)]));
     let mut client = door.connect().unwrap();
     client.write_all(b"hello\n").unwrap();
@@ -615,11 +643,14 @@ fn c3_2_a_dial_that_nobody_answered_is_cancelled_and_its_client_goes_on() {
 
 #[test]
 fn c5_3_refusals_and_silence_fail_over_and_the_last_refuses_the_client() {
-    let backends = ["refuses", "cuts", "silent", "good"].map(|name| InProcessBackend::new(name, CAPACITY));
+    let backends =
+        ["refuses", "cuts", "silent", "good"].map(|name| InProcessBackend::new(name, CAPACITY));
     let [refuses, cuts, silent, good] = backends.each_ref().map(|(_, backlog)| backlog.clone());
     refuses.close();
-    let set: BackendSet = ["a", "b", "c", "d"].into_iter().zip(backends.map(|(backend, _)| backend)).collect();
-    let (balancer, door) = start(Server::builder().connect_timeout(Duration::from_millis(100)), set.clone());
+    let set: BackendSet =
+        ["a", "b", "c", "d"].into_iter().zip(backends.map(|(backend, _)| backend)).collect();
+    let (balancer, door) =
+        start(Server::builder().connect_timeout(Duration::from_millis(100)), set.clone());
 
     let client = door.connect().unwrap();
     cuts.next().cut();

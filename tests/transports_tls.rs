@@ -10,13 +10,14 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, Connection, ConnectionCommon, ServerConfig, ServerConnection, SideData, StreamOwned,
+    ClientConfig, ClientConnection, Connection, ConnectionCommon, ServerConfig, ServerConnection,
+    SideData, StreamOwned,
 };
 use tinylb::mio::event::Source;
 use tinylb::mio::{Interest, Registry, Token};
 use tinylb::{
-    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, IntoListener, Listener, Readiness, Server,
-    SocketOptions, Stream, TcpBackend,
+    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, IntoListener, Listener,
+    Readiness, Server, SocketOptions, Stream, TcpBackend,
 };
 use util::*;
 
@@ -54,7 +55,10 @@ impl TlsStream {
     /// Takes in what has arrived, and sends what is to be said to that.
     fn receive(&mut self) -> io::Result<usize> {
         let len = self.tls.read_tls(&mut self.socket)?;
-        let processed = self.tls.process_new_packets().map_err(|err| io::Error::new(ErrorKind::InvalidData, err));
+        let processed = self
+            .tls
+            .process_new_packets()
+            .map_err(|err| io::Error::new(ErrorKind::InvalidData, err));
         self.send_some()?;
         processed.map(|_| len)
     }
@@ -150,11 +154,21 @@ impl Stream for TlsStream {
 }
 
 impl Source for TlsStream {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.reregister(registry, token, interests)
     }
 
@@ -187,11 +201,21 @@ impl Listener for TlsListener {
 }
 
 impl Source for TlsListener {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.reregister(registry, token, interests)
     }
 
@@ -209,7 +233,11 @@ struct TlsBackend {
 
 impl TlsBackend {
     fn new(addr: SocketAddr) -> Self {
-        Self { dialled: TcpBackend::new(addr), config: tls().client.clone(), held_back: HeldBack::default() }
+        Self {
+            dialled: TcpBackend::new(addr),
+            config: tls().client.clone(),
+            held_back: HeldBack::default(),
+        }
     }
 }
 
@@ -219,8 +247,12 @@ impl Backend for TlsBackend {
     }
 
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
-        let tls = ClientConnection::new(self.config.clone(), server_name()).map_err(io::Error::other)?;
-        Ok(self.dialled.dial(request)?.map_stream(|socket| TlsStream::new(socket, tls, self.held_back.clone())))
+        let tls =
+            ClientConnection::new(self.config.clone(), server_name()).map_err(io::Error::other)?;
+        Ok(self
+            .dialled
+            .dial(request)?
+            .map_stream(|socket| TlsStream::new(socket, tls, self.held_back.clone())))
     }
 
     fn attempts(&self) -> u32 {
@@ -287,7 +319,9 @@ impl Peer for TcpStream {
     }
 }
 
-impl<C: DerefMut<Target = ConnectionCommon<S>> + Send, S: SideData> Peer for StreamOwned<C, TcpStream> {
+impl<C: DerefMut<Target = ConnectionCommon<S>> + Send, S: SideData> Peer
+    for StreamOwned<C, TcpStream>
+{
     fn end(&mut self) {
         self.flush().unwrap(); // with the handshake, during which a farewell would be a refusal
         self.conn.send_close_notify();
@@ -307,7 +341,8 @@ enum Kind {
 }
 use Kind::{Plain, Tls as Secure};
 
-const COMBINATIONS: [(Kind, Kind); 4] = [(Plain, Plain), (Plain, Secure), (Secure, Plain), (Secure, Secure)];
+const COMBINATIONS: [(Kind, Kind); 4] =
+    [(Plain, Plain), (Plain, Secure), (Secure, Plain), (Secure, Secure)];
 
 impl Kind {
     fn client(self, addr: SocketAddr) -> Box<dyn Peer> {
@@ -359,18 +394,28 @@ impl Kind {
         self.balancer_with(Server::builder(), backends, HeldBack::default())
     }
 
-    fn balancer_with(self, builder: Builder, backends: BackendSet, held_back: HeldBack) -> Balancer {
+    fn balancer_with(
+        self,
+        builder: Builder,
+        backends: BackendSet,
+        held_back: HeldBack,
+    ) -> Balancer {
         let server = builder.backends(backends);
         let server = match self {
             Plain => server.build(listener()).unwrap(),
             Secure => {
                 let (socket, config) = (listener().into_listener().unwrap(), tls().server.clone());
-                let listener: Box<dyn Listener> = Box::new(TlsListener { socket, config, held_back });
+                let listener: Box<dyn Listener> =
+                    Box::new(TlsListener { socket, config, held_back });
                 server.build(listener).unwrap()
             }
         };
         let control = server.control();
-        Balancer { addr: server.local_addr().ip().unwrap(), control, thread: server.spawn().unwrap() }
+        Balancer {
+            addr: server.local_addr().ip().unwrap(),
+            control,
+            thread: server.spawn().unwrap(),
+        }
     }
 }
 
@@ -396,7 +441,8 @@ fn assert_seen_cut(kind: Kind, peer: &mut dyn Peer) {
         Plain => assert_cut(&mut peer.socket().try_clone().unwrap()),
         Secure => {
             let err = io::copy(peer, &mut io::sink()).expect_err("ended as if in order");
-            let may_be = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
+            let may_be =
+                [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
             let may_be = if cfg!(feature = "socket2") { &may_be[..2] } else { &may_be[..] };
             assert!(may_be.contains(&err.kind()), "{err}");
         }
@@ -478,7 +524,8 @@ fn c6_3_a_reader_that_lags_holds_back_tls_both_ways_and_no_byte_is_lost() {
     const LEN: usize = 24 << 20;
     let held_back = HeldBack::default();
     let backend = TestBackend::echo("hello");
-    let far = Secure.balancer_with(Server::builder(), Plain.backends(backend.addr), held_back.clone());
+    let far =
+        Secure.balancer_with(Server::builder(), Plain.backends(backend.addr), held_back.clone());
     let tunnel = TlsBackend { held_back: held_back.clone(), ..TlsBackend::new(far.addr) };
     let near = Plain.balancer(BackendSet::from([("a", tunnel)]));
     let (mut client, _) = near.tagged_client();
@@ -490,7 +537,9 @@ fn c6_3_a_reader_that_lags_holds_back_tls_both_ways_and_no_byte_is_lost() {
         }
     });
 
-    wait_for("output that the socket does not take", || (held_back.load(Ordering::SeqCst) > 0).then_some(()));
+    wait_for("output that the socket does not take", || {
+        (held_back.load(Ordering::SeqCst) > 0).then_some(())
+    });
     let (echo, end) = read_to_end(&mut client);
 
     writer.join().unwrap();
@@ -535,7 +584,8 @@ fn c6_1_what_comes_along_with_the_handshake_is_not_left_lying() {
             peer.end();
         });
         let builder = Server::builder().buffer_size(7);
-        let balancer = Secure.balancer_with(builder, Plain.backends(backend.addr), HeldBack::default());
+        let balancer =
+            Secure.balancer_with(builder, Plain.backends(backend.addr), HeldBack::default());
         let config = trusting(&tls().certificate, &[version]);
         let mut tls = ClientConnection::new(config, server_name()).unwrap();
         let mut socket = connect(balancer.addr);
@@ -607,8 +657,10 @@ fn c5_3_a_backend_that_does_not_complete_the_handshake_has_failed() {
     let not_tls = Plain.echo();
     let closing = TestBackend::new(|socket| socket.shutdown(Shutdown::Both).unwrap());
     let (silent, good) = (silent(), Secure.echo());
-    let addrs = [stranger.addr, not_tls.addr, closing.addr, silent.addr, refusing_addr(), good.addr];
-    let backends = ["a", "b", "c", "d", "e", "f"].into_iter().zip(addrs.map(TlsBackend::new)).collect();
+    let addrs =
+        [stranger.addr, not_tls.addr, closing.addr, silent.addr, refusing_addr(), good.addr];
+    let backends =
+        ["a", "b", "c", "d", "e", "f"].into_iter().zip(addrs.map(TlsBackend::new)).collect();
     let builder = Server::builder().connect_timeout(std::time::Duration::from_millis(300));
     let balancer = Plain.balancer_with(builder, backends, HeldBack::default());
 
@@ -617,7 +669,10 @@ fn c5_3_a_backend_that_does_not_complete_the_handshake_has_failed() {
     assert_eq!(tag, "hello");
     assert_echo(&mut client, b"over TLS");
     let stats = balancer.stats();
-    assert_eq!([0, 1, 2, 3, 4, 5].map(|i| stats.backends[i].usage.dial_failures), [1, 1, 1, 1, 1, 0]);
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5].map(|i| stats.backends[i].usage.dial_failures),
+        [1, 1, 1, 1, 1, 0]
+    );
     assert_eq!([0, 1, 2, 3, 4, 5].map(|i| stats.backends[i].usage.total), [0, 0, 0, 0, 0, 1]);
 }
 

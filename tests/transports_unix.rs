@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tempfile::TempDir;
 use tinylb::{
-    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, IntoListener, Server, TcpBackend, UnixBackend,
+    Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, IntoListener, Server,
+    TcpBackend, UnixBackend,
 };
 use util::*;
 
@@ -189,7 +190,8 @@ fn c6_2_either_side_may_end_first_and_the_other_goes_on() {
     for (front, back) in COMBINATIONS {
         for client_first in [true, false] {
             let (front, client, backend) = pair(front, back);
-            let (mut first, mut second) = if client_first { (client, backend) } else { (backend, client) };
+            let (mut first, mut second) =
+                if client_first { (client, backend) } else { (backend, client) };
             first.write_all(b"a request").unwrap();
             first.end();
             assert_eq!(read_to_end(&mut second), (b"a request".to_vec(), StreamEnd::Clean));
@@ -241,7 +243,10 @@ fn c1_2_addresses_are_shown_as_what_they_are() {
     assert_eq!(front_addr.to_string(), format!("unix:{}", front.display()));
     assert_eq!((front_addr.ip(), Address::Unix(None).to_string()), (None, "unix:".to_owned()));
     let asked = backend.1.lock().unwrap().clone();
-    assert_eq!(asked, [(Address::Unix(None), front_addr.clone()), (Address::Unix(Some(named)), front_addr)]);
+    assert_eq!(
+        asked,
+        [(Address::Unix(None), front_addr.clone()), (Address::Unix(Some(named)), front_addr)]
+    );
 }
 
 #[test]
@@ -254,7 +259,8 @@ fn c5_3_a_unix_backend_that_is_full_stale_or_missing_fails_over_at_once() {
     full.listen(0).unwrap();
     let mut fill = Vec::new();
     loop {
-        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
         if socket.connect(&full_addr).is_err() {
             break;
@@ -265,11 +271,15 @@ fn c5_3_a_unix_backend_that_is_full_stale_or_missing_fails_over_at_once() {
     std::fs::write(path("file"), "not a socket").unwrap();
     let good = TestBackend::echo("good");
     let names = ["full", "stale", "missing", "file"];
-    let mut backends: BackendSet = names.into_iter().map(|name| (name, UnixBackend::new(path(name)))).collect();
+    let mut backends: BackendSet =
+        names.into_iter().map(|name| (name, UnixBackend::new(path(name)))).collect();
     backends.insert("too long", UnixBackend::new(path(&"x".repeat(200))));
     backends.insert("zz good", TcpBackend::new(good.addr));
     // So long that it fails the test if one of them is waited for.
-    let balancer = Balancer::with(Server::builder().dial_limit(PATIENCE * 2).connect_timeout(PATIENCE * 2), backends);
+    let balancer = Balancer::with(
+        Server::builder().dial_limit(PATIENCE * 2).connect_timeout(PATIENCE * 2),
+        backends,
+    );
 
     let (mut client, tag) = balancer.tagged_client();
 

@@ -57,11 +57,18 @@ impl Relay {
             let backend = TcpStream::connect(backend)?;
             let slot = self.pairs.vacant_entry();
             let key = slot.key();
-            let pair =
-                slot.insert([client, backend].map(|stream| Side { stream, stuck: Vec::new(), has_ended: false }));
+            let pair = slot.insert([client, backend].map(|stream| Side {
+                stream,
+                stuck: Vec::new(),
+                has_ended: false,
+            }));
             for (index, side) in pair.iter_mut().enumerate() {
                 let interest = Interest::READABLE | Interest::WRITABLE;
-                self.poll.registry().register(&mut side.stream, Token(key * 2 + index), interest)?;
+                self.poll.registry().register(
+                    &mut side.stream,
+                    Token(key * 2 + index),
+                    interest,
+                )?;
             }
         }
         Ok(())
@@ -85,7 +92,12 @@ impl Relay {
 }
 
 /// Moves what there is, until `from` is drained or `to` takes no more, and passes on the end.
-fn relay(from: &mut Side, to: &mut Side, scratch: &mut [u8], until_blocked: bool) -> io::Result<()> {
+fn relay(
+    from: &mut Side,
+    to: &mut Side,
+    scratch: &mut [u8],
+    until_blocked: bool,
+) -> io::Result<()> {
     while to.stuck.is_empty() && !from.has_ended {
         let read = match from.stream.read(scratch) {
             Ok(0) => {

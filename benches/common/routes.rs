@@ -39,8 +39,10 @@ fn tokio(backends: &[SocketAddr]) -> Route {
 }
 
 pub(crate) fn tinylb(name: &'static str, settings: Builder, backends: &[SocketAddr]) -> Route {
-    let with_keys = backends.iter().enumerate().map(|(n, &addr)| (format!("{n:05}"), TcpBackend::new(addr)));
-    let server = settings.backends(with_keys.collect::<BackendSet>()).build(loopback::listener()).unwrap();
+    let with_keys =
+        backends.iter().enumerate().map(|(n, &addr)| (format!("{n:05}"), TcpBackend::new(addr)));
+    let server =
+        settings.backends(with_keys.collect::<BackendSet>()).build(loopback::listener()).unwrap();
     let port = server.local_addr().ip().unwrap().port();
     Route { name, doors: loopback::addrs(DOORS, port), _balancer: Some(server.spawn().unwrap()) }
 }

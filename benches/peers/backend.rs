@@ -22,12 +22,20 @@ pub(crate) fn serve(first: u8, count: u8) -> Fallible<()> {
         poll.registry().register(&mut listener, Token(index), Interest::READABLE)?;
         listeners.push(listener);
     }
-    let addrs =
-        listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect::<io::Result<Vec<_>>>()?;
+    let addrs = listeners
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.to_string()))
+        .collect::<io::Result<Vec<_>>>()?;
     println!("{}", addrs.join(" "));
     let connections = Slab::new();
-    let mut server =
-        Server { poll, first, listeners, connections, busy: VecDeque::new(), scratch: vec![0; transfer::CHUNK] };
+    let mut server = Server {
+        poll,
+        first,
+        listeners,
+        connections,
+        busy: VecDeque::new(),
+        scratch: vec![0; transfer::CHUNK],
+    };
     let mut events = Events::with_capacity(1024);
     loop {
         server.turn(&mut events)?;
@@ -86,9 +94,18 @@ impl Server {
             stream.set_nodelay(true)?;
             let slot = self.connections.vacant_entry();
             let token = Token(slot.key() + self.listeners.len());
-            self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+            self.poll.registry().register(
+                &mut stream,
+                token,
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
             let work = Work::Ordering { message: [0; MESSAGE], received: 0 };
-            slot.insert(Connection { stream, backend: self.first + index as u8, work, is_busy: false });
+            slot.insert(Connection {
+                stream,
+                backend: self.first + index as u8,
+                work,
+                is_busy: false,
+            });
         }
     }
 
@@ -96,7 +113,9 @@ impl Server {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if let Work::Transfer(transfer) = &mut connection.work {
             transfer.note(event);
-        } else if event.is_readable() && connection.talk(&mut self.scratch, event.is_read_closed()).is_err() {
+        } else if event.is_readable()
+            && connection.talk(&mut self.scratch, event.is_read_closed()).is_err()
+        {
             self.connections.remove(key);
             return;
         }
@@ -124,7 +143,11 @@ impl Connection {
     /// Takes the order, or echoes. The end of the stream is an error.
     fn talk(&mut self, scratch: &mut [u8], until_blocked: bool) -> io::Result<()> {
         loop {
-            let room = if let Work::Ordering { received, .. } = self.work { MESSAGE - received } else { 4096 };
+            let room = if let Work::Ordering { received, .. } = self.work {
+                MESSAGE - received
+            } else {
+                4096
+            };
             let read = match self.stream.read(&mut scratch[..room]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => read,
@@ -153,7 +176,9 @@ impl Connection {
         self.stream.write_all(&wire::answer(message, self.backend))?;
         self.work = match order {
             Order::Echo => Work::Echo,
-            Order::Transfer { upload, download } => Work::Transfer(Transfer::of_backend(upload, download)),
+            Order::Transfer { upload, download } => {
+                Work::Transfer(Transfer::of_backend(upload, download))
+            }
         };
         Ok(())
     }

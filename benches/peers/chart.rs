@@ -4,7 +4,9 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::element::{Rectangle, Text};
-use plotters::prelude::{Color, DrawingArea, IntoDrawingArea, IntoFont, RGBColor, SVGBackend, WHITE};
+use plotters::prelude::{
+    Color, DrawingArea, IntoDrawingArea, IntoFont, RGBColor, SVGBackend, WHITE,
+};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, TextStyle};
 
@@ -19,7 +21,12 @@ struct Panel {
     decimals: usize,
 }
 
-const fn panel(row: &'static str, title: &'static str, unit: &'static str, decimals: usize) -> Panel {
+const fn panel(
+    row: &'static str,
+    title: &'static str,
+    unit: &'static str,
+    decimals: usize,
+) -> Panel {
     Panel { row, title, unit, decimals }
 }
 
@@ -53,7 +60,12 @@ const OTHERS: RGBColor = RGBColor(0x9f, 0xb3, 0xc8);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-pub(crate) fn draw(path: &Path, results: &Results, contenders: &[&Contender], caption: &str) -> Fallible<()> {
+pub(crate) fn draw(
+    path: &Path,
+    results: &Results,
+    contenders: &[&Contender],
+    caption: &str,
+) -> Fallible<()> {
     let panel_height = PANEL_HEAD + BAR * contenders.len() as i32 + MARGIN;
     let caption = wrap(caption, 170);
     let foot = MARGIN + CAPTION_LINE * caption.len() as i32;
@@ -62,7 +74,9 @@ pub(crate) fn draw(path: &Path, results: &Results, contenders: &[&Contender], ca
     // Not transparent, so that it can be read on a dark page.
     root.fill(&WHITE)?;
     let (panels, foot) = root.split_vertically(height - foot);
-    for (panel, area) in PANELS.iter().zip(panels.split_evenly((PANELS.len().div_ceil(COLUMNS), COLUMNS))) {
+    for (panel, area) in
+        PANELS.iter().zip(panels.split_evenly((PANELS.len().div_ceil(COLUMNS), COLUMNS)))
+    {
         draw_panel(&area, panel, results, contenders)?;
     }
     for (index, line) in caption.iter().enumerate() {
@@ -71,15 +85,26 @@ pub(crate) fn draw(path: &Path, results: &Results, contenders: &[&Contender], ca
     Ok(root.present()?)
 }
 
-fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results, contenders: &[&Contender]) -> Fallible<()> {
+fn draw_panel(
+    area: &Area<'_>,
+    panel: &Panel,
+    results: &Results,
+    contenders: &[&Contender],
+) -> Fallible<()> {
     write(area, panel.title, (MARGIN, MARGIN), HPos::Left, font(18, INK).bold())?;
     write(area, panel.unit, (MARGIN, MARGIN + 20), HPos::Left, font(15, FAINT))?;
     let scale = if panel.unit.starts_with("ms, ") { 1e-3 } else { 1.0 };
-    let median = |contender: &Contender| results.median(panel.row, contender.name).map(|median| median * scale);
-    let most = contenders.iter().filter_map(|contender| median(contender)).fold(f64::MIN_POSITIVE, f64::max);
+    let median = |contender: &Contender| {
+        results.median(panel.row, contender.name).map(|median| median * scale)
+    };
+    let most = contenders
+        .iter()
+        .filter_map(|contender| median(contender))
+        .fold(f64::MIN_POSITIVE, f64::max);
     let (width, _) = area.dim_in_pixel();
     let room = width as i32 - 2 * MARGIN - NAME_WIDTH - FIGURE_WIDTH;
-    let with_figure = contenders.iter().filter_map(|contender| Some((contender, median(contender)?)));
+    let with_figure =
+        contenders.iter().filter_map(|contender| Some((contender, median(contender)?)));
     for (index, (contender, median)) in with_figure.enumerate() {
         let top = PANEL_HEAD + BAR * index as i32;
         let left = MARGIN + NAME_WIDTH;
@@ -90,7 +115,10 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results, contenders: &[&
             "bare-relay" => FLOOR,
             _ => OTHERS,
         };
-        area.draw(&Rectangle::new([(left, top + 2), (right.max(left + 1), top + BAR - 3)], color.filled()))?;
+        area.draw(&Rectangle::new(
+            [(left, top + 2), (right.max(left + 1), top + BAR - 3)],
+            color.filled(),
+        ))?;
         let figure = format!("{median:.*}", panel.decimals);
         write(area, &figure, (right.max(left + 1) + 5, top + 3), HPos::Left, font(15, INK))?;
     }

@@ -19,7 +19,12 @@ pub(crate) struct Site<'a> {
     pub(crate) pairs: usize,
 }
 
-pub(crate) fn tinylb(site: &Site<'_>, program: &Path, flags: &[&str], control: bool) -> Fallible<Command> {
+pub(crate) fn tinylb(
+    site: &Site<'_>,
+    program: &Path,
+    flags: &[&str],
+    control: bool,
+) -> Fallible<Command> {
     let mut command = process::command(site.cores, program)?;
     command.arg("--listen").arg(site.addr.to_string()).args(flags);
     for (index, backend) in site.backends.iter().enumerate() {
@@ -39,10 +44,12 @@ pub(crate) fn role(site: &Site<'_>, role: &str) -> Fallible<Command> {
 
 pub(crate) fn haproxy(site: &Site<'_>, program: &Path, splices: bool) -> Fallible<Command> {
     let servers = site.backends.iter().enumerate();
-    let servers: String = servers.map(|(index, backend)| format!("    server b{index} {backend}\n")).collect();
+    let servers: String =
+        servers.map(|(index, backend)| format!("    server b{index} {backend}\n")).collect();
     // A pipe takes two descriptors, so there is none for those who need none.
     let pipes = if splices { "    maxpipes 100\n" } else { "" };
-    let splicing = if splices { "    option splice-request\n    option splice-response\n" } else { "" };
+    let splicing =
+        if splices { "    option splice-request\n    option splice-response\n" } else { "" };
     let config = format!(
         "global
     nbthread 1
@@ -69,8 +76,10 @@ defaults
 }
 
 pub(crate) fn nginx(site: &Site<'_>, program: &Path, module: Option<&Path>) -> Fallible<Command> {
-    let module = module.map(|file| format!("load_module {};\n", file.display())).unwrap_or_default();
-    let servers: String = site.backends.iter().map(|backend| format!("        server {backend};\n")).collect();
+    let module =
+        module.map(|file| format!("load_module {};\n", file.display())).unwrap_or_default();
+    let servers: String =
+        site.backends.iter().map(|backend| format!("        server {backend};\n")).collect();
     let errors = site.dir.join("error.log");
     let config = format!(
         "{module}worker_processes 1;

@@ -113,12 +113,15 @@ impl Proxy {
     pub(crate) fn remove_backend(&mut self) -> Fallible<()> {
         match self.remover {
             Some(Remover::Stdin) => {
-                let stdin = self.process.child().stdin.as_mut().ok_or("no stdin to give a command on")?;
+                let stdin =
+                    self.process.child().stdin.as_mut().ok_or("no stdin to give a command on")?;
                 Ok(stdin.write_all(b"remove b0\n")?)
             }
             Some(Remover::AdminSocket) => {
                 let mut socket = UnixStream::connect(self.dir.path().join("admin"))?;
-                socket.write_all(b"set server peers/b0 state maint; shutdown sessions server peers/b0\n")?;
+                socket.write_all(
+                    b"set server peers/b0 state maint; shutdown sessions server peers/b0\n",
+                )?;
                 let mut answer = String::new();
                 socket.read_to_string(&mut answer)?;
                 if answer.trim().is_empty() { Ok(()) } else { Err(answer.into()) }
@@ -134,7 +137,8 @@ impl Proxy {
     /// Whatever it answered to commands must be that it obeyed.
     pub(crate) fn check_answers(&mut self) -> Fallible<()> {
         let Some(Remover::Stdin) = self.remover else { return Ok(()) };
-        let stdout = self.process.child().stdout.as_mut().ok_or("no stdout to read the answer from")?;
+        let stdout =
+            self.process.child().stdout.as_mut().ok_or("no stdout to read the answer from")?;
         let mut lines = BufReader::new(stdout).lines();
         let (greeting, answer) = (lines.next().transpose()?, lines.next().transpose()?);
         match answer {

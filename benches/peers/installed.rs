@@ -9,8 +9,17 @@ use crate::Fallible;
 use crate::contenders::{Contender, Kind};
 
 /// All there might be, in the order of the table.
-pub(crate) const NAMES: [&str; 9] =
-    ["tinylb", "bare-relay", "tokio-twin", "haproxy", "haproxy-splice", "nginx", "pen", "no-keepalive", "idle-timeout"];
+pub(crate) const NAMES: [&str; 9] = [
+    "tinylb",
+    "bare-relay",
+    "tokio-twin",
+    "haproxy",
+    "haproxy-splice",
+    "nginx",
+    "pen",
+    "no-keepalive",
+    "idle-timeout",
+];
 
 /// All that can be run; why others cannot is told.
 pub(crate) fn contenders() -> Fallible<Vec<Contender>> {
@@ -52,7 +61,9 @@ fn find_nginx() -> Option<Contender> {
         None
     } else {
         let dir = words.iter().find_map(|word| word.strip_prefix("--modules-path="));
-        let module = dir.map(|dir| Path::new(dir).join("ngx_stream_module.so")).filter(|file| file.is_file());
+        let module = dir
+            .map(|dir| Path::new(dir).join("ngx_stream_module.so"))
+            .filter(|file| file.is_file());
         if module.is_none() {
             eprintln!("nginx has no stream module here and is left out");
         }
@@ -60,7 +71,10 @@ fn find_nginx() -> Option<Contender> {
     };
     let version = words.iter().find_map(|word| word.strip_prefix("nginx/"));
     let version = version.map(|version| format!("nginx {version}"));
-    Some(Contender { version, ..Contender::new("nginx stream", "nginx", Kind::Nginx { program, module }) })
+    Some(Contender {
+        version,
+        ..Contender::new("nginx stream", "nginx", Kind::Nginx { program, module })
+    })
 }
 
 fn find_pen() -> Option<Contender> {
@@ -75,7 +89,10 @@ fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Where servers live is not in everybody's PATH.
     let also = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    let program = std::env::split_paths(&path).chain(also).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let program = std::env::split_paths(&path)
+        .chain(also)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file());
     if program.is_none() {
         eprintln!("{name} is not installed and is left out");
     }
@@ -84,7 +101,9 @@ fn installed(name: &str) -> Option<PathBuf> {
 
 /// All that it says, on stdout and then on stderr.
 fn output(program: &Path, args: &[&str]) -> String {
-    let Ok(output) = Command::new(program).args(args).stdin(Stdio::null()).output() else { return String::new() };
+    let Ok(output) = Command::new(program).args(args).stdin(Stdio::null()).output() else {
+        return String::new();
+    };
     [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
 }
 
@@ -92,7 +111,14 @@ fn output(program: &Path, args: &[&str]) -> String {
 fn build_tinylb() -> Fallible<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let output = Command::new(cargo)
-        .args(["build", "--release", "--example", "tinylb", "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "--example",
+            "tinylb",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()?;

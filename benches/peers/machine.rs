@@ -43,7 +43,9 @@ fn cpu_model() -> String {
 /// The first line, without what is in parentheses at its end.
 fn said_by(program: &str, args: &str) -> String {
     let output = Command::new(program).args(args.split_whitespace()).output();
-    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let said = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
     let line = said.lines().next().unwrap_or("unknown");
     line.split(" (").next().unwrap_or(line).to_owned()
 }

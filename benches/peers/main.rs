@@ -104,8 +104,12 @@ impl Role {
             Self::Become { cores, program, args } => process::become_other(&cores, &program, &args),
             Self::Backends { first, count } => backend::serve(first, count),
             Self::Load { target, work } => load::work(target, work),
-            Self::BareRelay { addr, backends } => Ok(bare_relay::serve(TcpListener::bind(addr)?, &backends)?),
-            Self::TokioTwin { addr, backends } => Ok(tokio_twin::serve(TcpListener::bind(addr)?, &backends)?),
+            Self::BareRelay { addr, backends } => {
+                Ok(bare_relay::serve(TcpListener::bind(addr)?, &backends)?)
+            }
+            Self::TokioTwin { addr, backends } => {
+                Ok(tokio_twin::serve(TcpListener::bind(addr)?, &backends)?)
+            }
         }
     }
 }

@@ -47,7 +47,9 @@ pub(crate) fn monotonic_nanos() -> Fallible<u64> {
 pub(crate) fn own_memory(pid: Pid) -> Fallible<f64> {
     let summary = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = summary.lines().find_map(|line| line.strip_prefix("Anonymous:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no such line in smaps_rollup")?;
+    let kib = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .ok_or("no such line in smaps_rollup")?;
     Ok(kib.parse::<f64>()? * 1024.0)
 }
 
@@ -78,7 +80,12 @@ impl Counter {
     }
 
     /// How many system calls the process makes during `work`.
-    pub(crate) fn count(self, cores: &[usize], pid: Pid, work: impl FnOnce() -> Fallible<()>) -> Fallible<f64> {
+    pub(crate) fn count(
+        self,
+        cores: &[usize],
+        pid: Pid,
+        work: impl FnOnce() -> Fallible<()>,
+    ) -> Fallible<f64> {
         let mut process = self.attach(cores, pid)?;
         let outcome = work();
         settle(pid)?;
@@ -117,8 +124,11 @@ impl Counter {
     fn is_attached(self, counter: Pid, counted: Pid) -> bool {
         match self {
             Self::Perf => fs::read_dir(format!("/proc/{counter}/fd")).is_ok_and(|files| {
-                let is_event = |target: &std::path::Path| target.to_string_lossy().contains("perf_event");
-                files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| is_event(&target)))
+                let is_event =
+                    |target: &std::path::Path| target.to_string_lossy().contains("perf_event");
+                files
+                    .flatten()
+                    .any(|file| fs::read_link(file.path()).is_ok_and(|target| is_event(&target)))
             }),
             Self::Strace => fs::read_to_string(format!("/proc/{counted}/status"))
                 .is_ok_and(|status| status.contains(&format!("TracerPid:\t{counter}\n"))),
@@ -127,7 +137,13 @@ impl Counter {
 
     fn total(self, report: &str) -> Option<f64> {
         match self {
-            Self::Perf => report.lines().find(|line| line.contains(TRACEPOINT))?.split(',').next()?.parse().ok(),
+            Self::Perf => report
+                .lines()
+                .find(|line| line.contains(TRACEPOINT))?
+                .split(',')
+                .next()?
+                .parse()
+                .ok(),
             // % time, seconds, usecs/call, calls, [errors,] "total"
             Self::Strace => {
                 let line = report.lines().find(|line| line.trim_end().ends_with(" total"))?;

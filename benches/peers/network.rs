@@ -11,7 +11,8 @@ pub(crate) fn move_to_own() -> Fallible<()> {
     use std::process::Command;
 
     let former = fs::File::open("/proc/self/ns/net")?;
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|err| format!("a network namespace of its own: {err}"))?;
+    unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|err| format!("a network namespace of its own: {err}"))?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     if !up.as_ref().is_ok_and(|status| status.success()) {
         setns(former, CloneFlags::CLONE_NEWNET)?;
@@ -23,7 +24,8 @@ pub(crate) fn move_to_own() -> Fallible<()> {
         ("ipv4/tcp_max_syn_backlog", "8192"),
         ("core/somaxconn", "8192"),
     ] {
-        fs::write(format!("/proc/sys/net/{setting}"), value).map_err(|err| format!("{setting}: {err}"))?;
+        fs::write(format!("/proc/sys/net/{setting}"), value)
+            .map_err(|err| format!("{setting}: {err}"))?;
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use crate::results::{ROWS, Results, Row};
 /// What there is to know about the figures.
 pub(crate) fn conditions(machine: &Machine, contenders: &[&Contender], rounds: usize) -> String {
     let Machine { date, kernel, cpu, cores, congestion_control, rustc } = machine;
-    let mut versions: Vec<_> = contenders.iter().filter_map(|contender| contender.version.as_deref()).collect();
+    let mut versions: Vec<_> =
+        contenders.iter().filter_map(|contender| contender.version.as_deref()).collect();
     versions.dedup();
     let versions: String = versions.into_iter().map(|version| format!(", {version}")).collect();
     format!(
@@ -25,7 +26,9 @@ pub(crate) fn figures(results: &Results, contenders: &[&Contender]) -> String {
 
 /// What tinylb takes of what each other one takes.
 pub(crate) fn ratios(results: &Results, base: &Contender, contenders: &[&Contender]) -> String {
-    table(contenders, |row, contender| Some(format!("{:.3}", results.ratio(row.name, base.name, contender.name)?)))
+    table(contenders, |row, contender| {
+        Some(format!("{:.3}", results.ratio(row.name, base.name, contender.name)?))
+    })
 }
 
 /// Variants of tinylb: their figures, and what they take of what it takes without.
@@ -46,11 +49,15 @@ fn figure(results: &Results, row: &Row, contender: &Contender) -> Option<String>
 /// Rows without a figure are left out.
 fn table(contenders: &[&Contender], cell: impl Fn(&Row, &Contender) -> Option<String>) -> String {
     let titles = contenders.iter().map(|contender| contender.title.to_owned());
-    let mut lines = vec![line("", titles), line("---", contenders.iter().map(|_| "---:".to_owned()))];
+    let mut lines =
+        vec![line("", titles), line("---", contenders.iter().map(|_| "---:".to_owned()))];
     for row in ROWS {
         let cells: Vec<_> = contenders.iter().map(|contender| cell(row, contender)).collect();
         if cells.iter().any(Option::is_some) {
-            lines.push(line(row.title, cells.into_iter().map(|cell| cell.unwrap_or_else(|| "—".to_owned()))));
+            lines.push(line(
+                row.title,
+                cells.into_iter().map(|cell| cell.unwrap_or_else(|| "—".to_owned())),
+            ));
         }
     }
     lines.concat()

@@ -91,7 +91,12 @@ impl Results {
     }
 
     /// The median of the ratios of `contender` to `base`, each within a round: what disturbed both cancels out.
-    pub(crate) fn ratio(&self, row: &'static str, contender: &'static str, base: &'static str) -> Option<f64> {
+    pub(crate) fn ratio(
+        &self,
+        row: &'static str,
+        contender: &'static str,
+        base: &'static str,
+    ) -> Option<f64> {
         let (figures, bases) = (self.rounds(row, contender), self.rounds(row, base));
         let ratios = figures.iter().zip(bases).map(|(figure, base)| figure / base);
         median(ratios.filter(|ratio| ratio.is_finite()).collect())

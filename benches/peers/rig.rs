@@ -39,7 +39,12 @@ impl<'a> Rig<'a> {
     }
 
     /// With this many backends in each of several processes; and able to lose one, if that must be prepared for.
-    pub(crate) fn assemble(lab: &'a Lab, contender: &Contender, backends: &[u8], removable: bool) -> Fallible<Self> {
+    pub(crate) fn assemble(
+        lab: &'a Lab,
+        contender: &Contender,
+        backends: &[u8],
+        removable: bool,
+    ) -> Fallible<Self> {
         let mut processes = Vec::new();
         let mut addrs = Vec::new();
         for &count in backends {

@@ -51,7 +51,8 @@ impl Options {
 
     /// Only what is complete takes the place of the chart that there is.
     fn chart(&self) -> Option<PathBuf> {
-        let complete = !self.quick && self.only.is_empty() && self.contenders.is_empty() && self.rounds >= 5;
+        let complete =
+            !self.quick && self.only.is_empty() && self.contenders.is_empty() && self.rounds >= 5;
         let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers.svg");
         self.chart.clone().or_else(|| complete.then(usual))
     }
@@ -66,7 +67,9 @@ pub(crate) fn run(options: &Options) -> Fallible<()> {
     contenders.retain(|contender| options.wants(contender));
     // Before any thread is started: only the one that asks is moved.
     if let Err(err) = network::move_to_own() {
-        eprintln!("no network of its own, so other traffic and this machine's settings may blur figures: {err}");
+        eprintln!(
+            "no network of its own, so other traffic and this machine's settings may blur figures: {err}"
+        );
     }
     let lab = Lab {
         cores: Cores::divide(),
@@ -75,10 +78,14 @@ pub(crate) fn run(options: &Options) -> Fallible<()> {
         pairs: make_room()?,
     };
     if lab.cores.proxy.is_empty() {
-        eprintln!("there is no core for the proxy alone: throughput and latencies will mean little");
+        eprintln!(
+            "there is no core for the proxy alone: throughput and latencies will mean little"
+        );
     }
     if machine::load_average() > 0.5 {
-        eprintln!("this machine has other things to do: throughput and latencies will tell of them, too");
+        eprintln!(
+            "this machine has other things to do: throughput and latencies will tell of them, too"
+        );
     }
     let mut results = Results::default();
     let failures = measure(options, &lab, &contenders, &mut results);
@@ -86,18 +93,36 @@ pub(crate) fn run(options: &Options) -> Fallible<()> {
     if failures == 0 { Ok(()) } else { Err(format!("{failures} measurements failed").into()) }
 }
 
-fn report(options: &Options, contenders: &[Contender], results: &Results, failures: usize) -> Fallible<()> {
-    let (variants, peers): (Vec<_>, Vec<_>) = contenders.iter().partition(|contender| contender.is_variant());
+fn report(
+    options: &Options,
+    contenders: &[Contender],
+    results: &Results,
+    failures: usize,
+) -> Fallible<()> {
+    let (variants, peers): (Vec<_>, Vec<_>) =
+        contenders.iter().partition(|contender| contender.is_variant());
     let conditions = report::conditions(&Machine::look(), &peers, options.rounds());
     let command = command_line();
-    println!("{conditions} ± is half of the range. Repeated by `{command}`.\n\n{}", report::figures(results, &peers));
+    println!(
+        "{conditions} ± is half of the range. Repeated by `{command}`.\n\n{}",
+        report::figures(results, &peers)
+    );
     if options.quick {
-        println!("This was a quick run: it did less than the first column says, and its figures mean little.\n");
+        println!(
+            "This was a quick run: it did less than the first column says, and its figures mean little.\n"
+        );
     }
-    if let Some((tinylb, others)) = peers.split_first().filter(|(first, _)| first.name == "tinylb") {
-        println!("Ratio of tinylb to each, median of the rounds':\n\n{}", report::ratios(results, tinylb, others));
+    if let Some((tinylb, others)) = peers.split_first().filter(|(first, _)| first.name == "tinylb")
+    {
+        println!(
+            "Ratio of tinylb to each, median of the rounds':\n\n{}",
+            report::ratios(results, tinylb, others)
+        );
         if !variants.is_empty() {
-            println!("Other settings (ratio to the default):\n\n{}", report::variants(results, tinylb, &variants));
+            println!(
+                "Other settings (ratio to the default):\n\n{}",
+                report::variants(results, tinylb, &variants)
+            );
         }
     }
     if let Some(file) = &options.json {
@@ -122,7 +147,9 @@ fn make_room() -> Fallible<usize> {
     if rlimit::setrlimit(rlimit::Resource::NOFILE, wanted, wanted).is_err() {
         let limit = rlimit::increase_nofile_limit(wanted)?;
         if limit < enough {
-            eprintln!("no more than {limit} descriptors for a process: what needs {enough} is left out");
+            eprintln!(
+                "no more than {limit} descriptors for a process: what needs {enough} is left out"
+            );
         }
     }
     // Each takes two descriptors, and the proxy some for itself.
@@ -136,9 +163,16 @@ fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut
     let plan = plan(options, contenders);
     let mut progress = Progress { begun: Instant::now(), done: 0, total: plan.len() };
     for (round, scenario, contender) in plan {
-        progress.tell(&format!("round {round} of {}: {}, {}", options.rounds(), scenario.name(), contender.name));
+        progress.tell(&format!(
+            "round {round} of {}: {}, {}",
+            options.rounds(),
+            scenario.name(),
+            contender.name
+        ));
         match scenario.run(lab, contender) {
-            Ok(figures) => figures.into_iter().for_each(|(row, figure)| results.add(row, contender.name, figure)),
+            Ok(figures) => figures
+                .into_iter()
+                .for_each(|(row, figure)| results.add(row, contender.name, figure)),
             Err(err) => {
                 eprintln!("{} of {} failed: {err}", scenario.name(), contender.name);
                 failures += 1;
@@ -149,11 +183,15 @@ fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut
 }
 
 /// In each round each scenario, with all whom it concerns in turns.
-fn plan<'a>(options: &Options, contenders: &'a [Contender]) -> Vec<(usize, Scenario, &'a Contender)> {
+fn plan<'a>(
+    options: &Options,
+    contenders: &'a [Contender],
+) -> Vec<(usize, Scenario, &'a Contender)> {
     let mut plan = Vec::new();
     for round in 1..=options.rounds() {
         for scenario in options.scenarios().into_iter().filter(|scenario| scenario.is_due(round)) {
-            let mut turns: Vec<_> = contenders.iter().filter(|contender| scenario.concerns(contender)).collect();
+            let mut turns: Vec<_> =
+                contenders.iter().filter(|contender| scenario.concerns(contender)).collect();
             // Nobody always comes after the same.
             let first = round % turns.len().max(1);
             turns.rotate_left(first);

@@ -37,7 +37,9 @@ impl Scenario {
             Self::Bulk | Self::Fairness => !contender.is_variant(),
             Self::Short | Self::RoundTrips | Self::Syscalls => !contender.splices(),
             Self::Memory => !contender.is_variant() && !contender.splices(),
-            Self::Removal => contender.can_remove() && !contender.is_variant() && !contender.splices(),
+            Self::Removal => {
+                contender.can_remove() && !contender.is_variant() && !contender.splices()
+            }
         }
     }
 
@@ -141,7 +143,8 @@ fn removal(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
     let removed = lab.sizes.removed_of_four;
     let (millis, worst) = remove(lab, contender, BACKENDS, removed, 3 * removed)?;
     let mut figures = vec![("removal", millis), ("removal worst", worst)];
-    let rows = [("removal100", "worst100"), ("removal1000", "worst1000"), ("removal9000", "worst9000")];
+    let rows =
+        [("removal100", "worst100"), ("removal1000", "worst1000"), ("removal9000", "worst9000")];
     for (removed, (time, worst)) in lab.sizes.removed_at_once.into_iter().zip(rows) {
         if removed + 2 > lab.pairs {
             continue;
@@ -153,7 +156,13 @@ fn removal(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
 }
 
 /// Milliseconds until the last is closed, and microseconds of the worst round trip of another meanwhile.
-fn remove(lab: &Lab, contender: &Contender, backends: u8, victims: usize, others: usize) -> Fallible<(f64, f64)> {
+fn remove(
+    lab: &Lab,
+    contender: &Contender,
+    backends: u8,
+    victims: usize,
+    others: usize,
+) -> Fallible<(f64, f64)> {
     let mut rig = Rig::assemble(lab, contender, &[backends], true)?;
     let mut load = rig.prepare(&format!("watch {victims} {others}"))?;
     rig.settle()?;
@@ -172,7 +181,8 @@ fn fairness(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
     // A backend for the messages alone: it is the proxy that is to keep them waiting.
     let rig = Rig::assemble(lab, contender, &[1, 1], false)?;
     let mut bulk = rig.prepare(&format!("bulk 16 {} 0 --backend 0", u64::MAX / 32))?;
-    let mut trips = rig.prepare(&format!("round-trips 1 {} --seconds 3 --backend 1", lab.sizes.beside_bulk))?;
+    let mut trips =
+        rig.prepare(&format!("round-trips 1 {} --seconds 3 --backend 1", lab.sizes.beside_bulk))?;
     bulk.begin()?;
     thread::sleep(Duration::from_millis(300));
     let report = trips.run()?;

@@ -29,7 +29,14 @@ impl Transfer {
     }
 
     fn new(to_send: u64, to_receive: u64, acknowledges: bool) -> Self {
-        Self { to_send, to_receive, acknowledges, begun: !acknowledges, readable: true, writable: true }
+        Self {
+            to_send,
+            to_receive,
+            acknowledges,
+            begun: !acknowledges,
+            readable: true,
+            writable: true,
+        }
     }
 
     pub(crate) fn note(&mut self, event: &Event) {

@@ -37,7 +37,8 @@ pub(crate) fn obey_stdin(running: &RunningSet) {
 /// Writes a line to stdout. That nobody reads it is no reason to stop balancing.
 pub(crate) fn say(line: &str) {
     let mut stdout = io::stdout().lock();
-    if let Err(err) = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush()) {
+    if let Err(err) = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush())
+    {
         warn!("cannot write to stdout: {err}");
     }
 }
@@ -49,9 +50,13 @@ fn refuse(reason: &str) {
 fn obey(command: Command, running: &RunningSet) {
     match command {
         Command::Change(change, drain) => answer(obey_change(change, drain, running)),
-        Command::Stats => {
-            answer(running.control.stats().map(|stats| stats::to_json(&stats)).map_err(|err| err.to_string()))
-        }
+        Command::Stats => answer(
+            running
+                .control
+                .stats()
+                .map(|stats| stats::to_json(&stats))
+                .map_err(|err| err.to_string()),
+        ),
         // Answered first: the process may be over before another word is out.
         Command::Drain(limit) => {
             say("ok draining");
@@ -78,7 +83,11 @@ fn report(result: Result<(), tinylb::Error>) {
 }
 
 /// Looks names up, if there are any, and has the change applied.
-fn obey_change(change: Change, drain: Option<Duration>, running: &RunningSet) -> Result<String, String> {
+fn obey_change(
+    change: Change,
+    drain: Option<Duration>,
+    running: &RunningSet,
+) -> Result<String, String> {
     let applied: Result<Applied, String> = match change {
         Change::Set(backends) => {
             let set = backends.resolve()?;
@@ -91,5 +100,8 @@ fn obey_change(change: Change, drain: Option<Duration>, running: &RunningSet) ->
         Change::Remove(keys) => running.change(drain, |sources| sources.without(&keys)),
     };
     let applied = applied?;
-    Ok(format!("closed={} cancelled={} backends={}", applied.closed, applied.cancelled, applied.backends))
+    Ok(format!(
+        "closed={} cancelled={} backends={}",
+        applied.closed, applied.cancelled, applied.backends
+    ))
 }

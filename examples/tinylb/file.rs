@@ -63,9 +63,10 @@ impl Lines {
 
     /// The sources with these as the file's backends.
     pub(crate) fn merge_into(self, sources: &Sources) -> Result<Sources, Problem> {
-        sources
-            .with_file(self.set)
-            .map_err(|misfit| Problem { line: self.line_of.get(&misfit.key).copied(), what: misfit.to_string() })
+        sources.with_file(self.set).map_err(|misfit| Problem {
+            line: self.line_of.get(&misfit.key).copied(),
+            what: misfit.to_string(),
+        })
     }
 }
 
@@ -125,8 +126,12 @@ impl BackendsFile {
             Err(problem) => Err(problem.clone()),
         };
         match applied {
-            Ok(applied) => info!("{}: reread, {} backends now", self.path.display(), applied.backends),
-            Err(problem) => complain(&format!("{}; the running set is kept", problem.in_file(&self.path))),
+            Ok(applied) => {
+                info!("{}: reread, {} backends now", self.path.display(), applied.backends)
+            }
+            Err(problem) => {
+                complain(&format!("{}; the running set is kept", problem.in_file(&self.path)))
+            }
         }
         self.judged = reading;
         self.unsettled = None;

@@ -51,7 +51,9 @@ impl ListenAddr {
             Self::Ip(addr) => Ok((bind_tcp(*addr)?, None)),
             Self::Unix(path) => {
                 let listener = UnixListener::bind(path).map_err(|err| match err.kind() {
-                    io::ErrorKind::AddrInUse => io::Error::new(err.kind(), "the path exists already"),
+                    io::ErrorKind::AddrInUse => {
+                        io::Error::new(err.kind(), "the path exists already")
+                    }
                     _ => err,
                 })?;
                 let file = SocketFile::created_at(path)?;

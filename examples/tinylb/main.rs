@@ -64,10 +64,13 @@ fn balance(args: &Args) -> Result<(), Failure> {
     raise_descriptor_limit();
     let (sources, backends_file) = first_sources(args)?;
     // Caught from here on: what comes earlier may take as long as a name server does, and is ended as any program is.
-    let caught = signals::catch().map_err(|err| Failure::Run(format!("cannot catch signals: {err}")))?;
+    let caught =
+        signals::catch().map_err(|err| Failure::Run(format!("cannot catch signals: {err}")))?;
     // The socket file is removed when this goes, after the balancer has ended.
-    let (listener, _socket_file) =
-        args.listen.bind().map_err(|err| Failure::Run(format!("cannot listen on {}: {err}", args.listen)))?;
+    let (listener, _socket_file) = args
+        .listen
+        .bind()
+        .map_err(|err| Failure::Run(format!("cannot listen on {}: {err}", args.listen)))?;
     let server = args.settings().build(listener)?;
     let address = server.local_addr().clone();
     let running = Arc::new(RunningSet::new(server.control(), sources));
@@ -100,7 +103,8 @@ fn first_sources(args: &Args) -> Result<(Sources, Option<BackendsFile>), Failure
     let sources = Sources::of(given);
     let Some(path) = &args.backends_file else { return Ok((sources, None)) };
     let (file, lines) = BackendsFile::open(path).map_err(Failure::Run)?;
-    let sources = lines.merge_into(&sources).map_err(|problem| Failure::Run(problem.in_file(path)))?;
+    let sources =
+        lines.merge_into(&sources).map_err(|problem| Failure::Run(problem.in_file(path)))?;
     Ok((sources, Some(file)))
 }
 
@@ -113,9 +117,9 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure>
 
 /// Each client takes two descriptors, and the usual soft limit is that of a program that opens a few files.
 fn raise_descriptor_limit() {
-    let raised = rlimit::Resource::NOFILE
-        .get()
-        .and_then(|(soft, hard)| if soft < hard { rlimit::Resource::NOFILE.set(hard, hard) } else { Ok(()) });
+    let raised = rlimit::Resource::NOFILE.get().and_then(|(soft, hard)| {
+        if soft < hard { rlimit::Resource::NOFILE.set(hard, hard) } else { Ok(()) }
+    });
     if let Err(err) = raised {
         log::warn!("cannot raise the limit of descriptors: {err}");
     }

@@ -5,8 +5,11 @@ use tinylb::{BackendStats, EndCounts, Stats};
 
 /// One line of JSON.
 pub(crate) fn to_json(stats: &Stats) -> String {
-    let backends: Map<String, Value> =
-        stats.backends.iter().map(|backend| (backend.key.to_string(), backend_to_json(backend))).collect();
+    let backends: Map<String, Value> = stats
+        .backends
+        .iter()
+        .map(|backend| (backend.key.to_string(), backend_to_json(backend)))
+        .collect();
     json!({
         "accepted": stats.accepted,
         "dialling": stats.dialling,

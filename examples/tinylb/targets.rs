@@ -34,7 +34,10 @@ impl FromStr for KeyedTarget {
             return Err(format!("{} is not KEY=TARGET", quoted(text)));
         };
         if key.is_empty() || key.starts_with('-') || key.contains(is_blank) {
-            return Err(format!("{} cannot be a key: not empty, no blanks, not beginning with '-'", quoted(key)));
+            return Err(format!(
+                "{} cannot be a key: not empty, no blanks, not beginning with '-'",
+                quoted(key)
+            ));
         }
         Ok(Self { key: key.to_owned(), target: target.parse()? })
     }
@@ -48,7 +51,8 @@ impl FromStr for Target {
             return unix_path(path).map(Self::Unix);
         }
         let Some((host, port)) = text.rsplit_once(':') else { return Err(not_a_target(text)) };
-        let port = usable_port(port).ok_or_else(|| format!("{} has no usable port", quoted(text)))?;
+        let port =
+            usable_port(port).ok_or_else(|| format!("{} has no usable port", quoted(text)))?;
         if let Ok(addr) = text.parse() {
             return Ok(Self::Ip(addr));
         }
@@ -86,7 +90,10 @@ pub(crate) fn unix_path(path: &str) -> Result<PathBuf, String> {
     }
     if path.contains(char::is_control) {
         // What names the socket is one line, in a log as on stdout.
-        return Err(format!("{} cannot be the path of a socket: it has control characters", quoted(path)));
+        return Err(format!(
+            "{} cannot be the path of a socket: it has control characters",
+            quoted(path)
+        ));
     }
     match UnixSocketAddr::from_pathname(path) {
         Ok(_) => Ok(path.into()),
@@ -100,9 +107,10 @@ impl Target {
         Ok(match self {
             Self::Ip(addr) => Arc::new(TcpBackend::new(addr)),
             Self::Unix(path) => Arc::new(UnixBackend::new(path)),
-            Self::Name(name) => {
-                Arc::new(TcpBackend::resolve(&name).map_err(|err| format!("cannot look up {}: {err}", quoted(&name)))?)
-            }
+            Self::Name(name) => Arc::new(
+                TcpBackend::resolve(&name)
+                    .map_err(|err| format!("cannot look up {}: {err}", quoted(&name)))?,
+            ),
         })
     }
 }

@@ -10,7 +10,8 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     if number.is_sign_negative() && number != 0.0 {
         return Err("seconds cannot be negative".to_owned());
     }
-    Duration::try_from_secs_f64(number).map_err(|_| "not a finite number of seconds, or too large".to_owned())
+    Duration::try_from_secs_f64(number)
+        .map_err(|_| "not a finite number of seconds, or too large".to_owned())
 }
 
 pub(crate) fn log_level(text: &str) -> Result<LevelFilter, String> {

@@ -63,7 +63,10 @@ fn check_lines(bytes: &[u8], longest: usize, buffer: usize) {
         let is_sound = piece.len() <= longest && std::str::from_utf8(piece).is_ok();
         assert_eq!(checked(line).map(String::into_bytes), is_sound.then(|| piece.to_vec()));
     }
-    assert!(commands::next_line(&mut input, longest).unwrap().is_none(), "there is a line too much");
+    assert!(
+        commands::next_line(&mut input, longest).unwrap().is_none(),
+        "there is a line too much"
+    );
 }
 
 fn check_command(text: &str) {

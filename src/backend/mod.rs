@@ -192,7 +192,7 @@ impl std::fmt::Debug for Dial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::script::Script;
+    use crate::testing::script::Script;
 
     #[test]
     fn c1_2_a_stream_that_is_wrapped_keeps_its_preface() {
@@ -219,15 +219,25 @@ mod tests {
         let boxed: Box<dyn Backend> = Box::new(Several);
         let shared: Arc<dyn Backend> = Arc::new(Several);
         assert_eq!((Backend::attempts(&boxed), Backend::attempts(&shared)), (7, 7));
-        assert_eq!([Backend::target_name(&boxed), Backend::target_name(&shared)], ["several", "several"]);
+        assert_eq!(
+            [Backend::target_name(&boxed), Backend::target_name(&shared)],
+            ["several", "several"]
+        );
     }
 
     #[test]
     fn requests_and_dials_show_what_a_host_may_want_to_log() {
-        let (client, addr, options) = (Script::new(), Address::Other("client".into()), SocketOptions::default());
+        let (client, addr, options) =
+            (Script::new(), Address::Other("client".into()), SocketOptions::default());
         let request = DialRequest::new(&client, &addr, 3, &options);
         let shown = format!("{request:?}");
-        assert!(shown.contains("client") && shown.contains("attempt: 3") && shown.contains("nodelay"), "{shown}");
-        assert_eq!(format!("{:?}", Dial::new(Script::new()).with_preface("hello")), "Dial { preface: 5, .. }");
+        assert!(
+            shown.contains("client") && shown.contains("attempt: 3") && shown.contains("nodelay"),
+            "{shown}"
+        );
+        assert_eq!(
+            format!("{:?}", Dial::new(Script::new()).with_preface("hello")),
+            "Dial { preface: 5, .. }"
+        );
     }
 }

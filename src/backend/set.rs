@@ -72,9 +72,14 @@ impl BackendSet {
     }
 
     /// Puts a backend under a key, and returns the one that was there. Reads its target name.
-    pub fn insert(&mut self, key: impl Into<Arc<str>>, backend: impl Backend + 'static) -> Option<Arc<dyn Backend>> {
+    pub fn insert(
+        &mut self,
+        key: impl Into<Arc<str>>,
+        backend: impl Backend + 'static,
+    ) -> Option<Arc<dyn Backend>> {
         let entry = Entry::new(key.into(), backend);
-        let (_, replaced) = Arc::make_mut(&mut self.entries).insert_sorted(entry.key.clone(), entry);
+        let (_, replaced) =
+            Arc::make_mut(&mut self.entries).insert_sorted(entry.key.clone(), entry);
         replaced.map(|old| old.backend.clone())
     }
 
@@ -135,7 +140,8 @@ impl<K: Into<Arc<str>>, B: Backend + 'static> Extend<(K, B)> for BackendSet {
     fn extend<I: IntoIterator<Item = (K, B)>>(&mut self, backends: I) {
         // The host's code first: if it panics, the set is as it was. Sorted once at the end, since to insert in order
         // moves all that comes after.
-        let new: Vec<_> = backends.into_iter().map(|(key, backend)| Entry::new(key.into(), backend)).collect();
+        let new: Vec<_> =
+            backends.into_iter().map(|(key, backend)| Entry::new(key.into(), backend)).collect();
         let entries = Arc::make_mut(&mut self.entries);
         entries.extend(new.into_iter().map(|entry| (entry.key.clone(), entry)));
         entries.sort_keys();
@@ -214,7 +220,8 @@ impl IntoIterator for BackendSet {
     type IntoIter = IntoIter;
 
     fn into_iter(self) -> IntoIter {
-        let parts: Vec<_> = self.iter().map(|entry| (entry.key.clone(), entry.backend.clone())).collect();
+        let parts: Vec<_> =
+            self.iter().map(|entry| (entry.key.clone(), entry.backend.clone())).collect();
         IntoIter(parts.into_iter())
     }
 }
@@ -244,7 +251,10 @@ impl fmt::Debug for BackendSet {
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("key", &self.key).field("target_name", &self.target_name).finish_non_exhaustive()
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .field("target_name", &self.target_name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -43,7 +43,10 @@ impl TcpBackend {
     pub fn resolve(host_and_port: &str) -> io::Result<Self> {
         let addrs = each_once(host_and_port.to_socket_addrs()?);
         if addrs.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{host_and_port} has no address")));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{host_and_port} has no address"),
+            ));
         }
         Ok(Self { target_name: host_and_port.to_owned(), addrs, on_socket: None })
     }
@@ -54,7 +57,10 @@ impl TcpBackend {
     /// It runs on the balancer's thread and must not block, nor keep a duplicate of the socket, which would stay open with
     /// it. For what has to be set before connecting, such as a source
     /// address, implement [`Backend`] with a socket of your own.
-    pub fn on_socket(mut self, prepare: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
+    pub fn on_socket(
+        mut self,
+        prepare: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         self.on_socket = Some(Box::new(prepare));
         self
     }
@@ -115,18 +121,21 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::net::script::Script;
     use crate::net::{Address, SocketOptions};
+    use crate::testing::script::Script;
 
     #[test]
     fn c1_4_there_is_one_attempt_for_each_address_and_it_goes_there() {
         let listeners = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let addrs: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let addrs: Vec<SocketAddr> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         let backend = TcpBackend { addrs: addrs.clone(), ..TcpBackend::new(addrs[0]) };
         assert_eq!((backend.attempts(), backend.addrs()), (3, &addrs[..]));
         for (attempt, listener) in listeners.iter().enumerate() {
-            let (client, from, options) = (Script::new(), Address::Other("client".into()), SocketOptions::default());
-            let dial = backend.dial(&DialRequest::new(&client, &from, attempt as u32, &options)).unwrap();
+            let (client, from, options) =
+                (Script::new(), Address::Other("client".into()), SocketOptions::default());
+            let dial =
+                backend.dial(&DialRequest::new(&client, &from, attempt as u32, &options)).unwrap();
             let (_, peer) = listener.accept().unwrap();
             assert_eq!(dial.stream.local_addr().unwrap(), Address::Ip(peer));
         }
@@ -134,8 +143,14 @@ mod tests {
 
     #[test]
     fn it_shows_its_name_and_addresses() {
-        let backend = TcpBackend { target_name: "db:80".into(), ..TcpBackend::new(([10, 0, 0, 1], 80).into()) };
-        assert_eq!(format!("{backend:?}"), r#"TcpBackend { target_name: "db:80", addrs: [10.0.0.1:80], .. }"#);
+        let backend = TcpBackend {
+            target_name: "db:80".into(),
+            ..TcpBackend::new(([10, 0, 0, 1], 80).into())
+        };
+        assert_eq!(
+            format!("{backend:?}"),
+            r#"TcpBackend { target_name: "db:80", addrs: [10.0.0.1:80], .. }"#
+        );
     }
 
     #[test]

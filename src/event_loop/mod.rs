@@ -6,26 +6,21 @@
 //! end many pairs at a time. An update, and the limit of a drain, end all that they have to in one step, and leave the
 //! sockets of a crowd to be closed over the next turns; the end of everything closes everything.
 //!
-//! To follow one connection: [`accept`](EventLoop::accept), [`proceed_dialling`](EventLoop::proceed_dialling),
-//! [`establish`](EventLoop::establish), [`relay`](EventLoop::relay), [`end`](EventLoop::end). To follow one update:
+//! To follow one connection: [`accept`](EventLoop::accept), [`advance`](EventLoop::advance),
+//! `Dialler::establish`, [`relay`](EventLoop::relay), [`end`](EventLoop::end). To follow one update:
 //! [`apply_update`](EventLoop::apply_update), [`close_some`](EventLoop::close_some).
 
-mod accepting;
-mod closing;
-pub(crate) mod command;
-mod deadlines;
-mod dialling;
-mod door;
-mod obeying;
+mod accept;
+mod acceptor;
+mod close_queue;
+mod commands;
+mod dial;
+mod log_limit;
 mod pair;
 mod pair_table;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod relay_schedules;
-mod roster;
-mod throttle;
-mod timing;
+mod timeouts;
+mod timers;
 pub(crate) mod token;
-pub(crate) mod update;
 
 #[cfg(all(test, not(tinylb_loom)))]
 mod tests;
@@ -37,21 +32,21 @@ use std::time::{Duration, Instant};
 use log::debug;
 use mio::{Registry, Token};
 
-use self::accepting::ACCEPTS_PER_TURN;
-use self::closing::Closing;
-use self::command::Receiver;
-use self::deadlines::Deadlines;
-use self::door::Door;
+use self::accept::ACCEPTS_PER_TURN;
+use self::acceptor::Acceptor;
+use self::close_queue::Closing;
+use self::log_limit::LogLimit;
 pub(crate) use self::pair::Limits;
-use self::pair::{Pair, Phase, Progress, Stage};
-use self::pair_table::{Lane, PairTable};
-use self::roster::Roster;
-use self::throttle::Throttle;
+use self::pair::{ClientSide, Pair, Phase, Relaying, Stage};
+use self::pair_table::{PairTable, Queue};
+use self::timers::Timers;
 use self::token::{End, PairToken, Source};
+use crate::mailbox::Receiver;
 use crate::net::{Listener, Readiness, SocketOptions};
 use crate::observe::{EndReason, Ended, Observer, Stats, Summary};
-use crate::relay::Side;
-use crate::rotation::Rotation;
+use crate::pool::Pool;
+use crate::pool::rotation::Rotation;
+use crate::relay::{Progress, Side};
 
 /// How many bytes one direction moves in one turn at most, but for the read that passes this.
 pub(crate) const BYTES_PER_DIRECTION: usize = 512 << 10;
@@ -74,33 +69,38 @@ pub(crate) struct Config {
 
 /// The state of a balancer between two turns.
 pub(crate) struct EventLoop {
-    config: Config,
-    registry: Registry,
     commands: Receiver,
     closing: Closing,
-    door: Door,
+    acceptor: Acceptor,
     pairs: PairTable,
-    roster: Roster,
-    deadlines: Deadlines,
+    deadlines: Timers,
     /// The slots of pairs that wait for a descriptor to dial with, the first come first. A slot whose pair no longer
     /// does stays until it is at the front; as nobody is accepted meanwhile, it has no new tenant by then.
-    starving: VecDeque<usize>,
+    fd_waiters: VecDeque<usize>,
+    balancer: Balancer,
+    updates: u64,
+    started_at: Option<Instant>,
+    run_state: RunState,
+    /// Whether the log has it that there is no backend.
+    is_refusing: bool,
+}
+
+/// What a pair is served with: everything but the pairs, so that one can be borrowed beside it.
+pub(crate) struct Balancer {
+    config: Config,
+    registry: Registry,
+    pool: Pool,
     /// What every read goes into.
     scratch: Vec<u8>,
     observer: Box<dyn Observer>,
     /// The counters but for those of backends, which the roster has.
     totals: Stats,
-    updates: u64,
-    started_at: Option<Instant>,
-    life: Life,
-    /// Whether the log has it that there is no backend.
-    is_refusing: bool,
-    shortage_warnings: Throttle,
-    ejection_warnings: Throttle,
+    shortage_warnings: LogLimit,
+    ejection_warnings: LogLimit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
+enum RunState {
     Serving,
     /// No client is accepted any more; the rest are cut when the limit runs out.
     Draining {
@@ -118,32 +118,38 @@ impl EventLoop {
         rotation: Rotation,
         observer: Box<dyn Observer>,
     ) -> io::Result<Self> {
-        let door = Door::open(listener, &registry)?;
+        let acceptor = Acceptor::open(listener, &registry)?;
         Ok(Self {
-            scratch: vec![0; config.buffer_size],
-            config,
-            registry,
             commands,
-            door,
+            acceptor,
             pairs: PairTable::default(),
             closing: Closing::default(),
-            roster: Roster::new(rotation),
-            deadlines: Deadlines::default(),
-            starving: VecDeque::new(),
-            observer,
-            totals: Stats::default(),
+            deadlines: Timers::default(),
+            fd_waiters: VecDeque::new(),
+            balancer: Balancer {
+                scratch: vec![0; config.buffer_size],
+                config,
+                registry,
+                pool: Pool::new(rotation),
+                observer,
+                totals: Stats::default(),
+                shortage_warnings: LogLimit::default(),
+                ejection_warnings: LogLimit::default(),
+            },
             updates: 0,
             started_at: None,
-            life: Life::Serving,
+            run_state: RunState::Serving,
             is_refusing: false,
-            shortage_warnings: Throttle::default(),
-            ejection_warnings: Throttle::default(),
         })
     }
 
     /// Runs one turn: takes up the events and all that is due by now. Returns when it wants to be called again at the
     /// latest, though nothing may have happened; `None` is "whenever something has".
-    pub(crate) fn turn(&mut self, ready: impl Iterator<Item = (Token, Readiness)>, now: Instant) -> Option<Instant> {
+    pub(crate) fn turn(
+        &mut self,
+        ready: impl Iterator<Item = (Token, Readiness)>,
+        now: Instant,
+    ) -> Option<Instant> {
         if self.started_at.is_none() {
             self.started_at = Some(now);
             self.commands.start();
@@ -151,23 +157,23 @@ impl EventLoop {
         for (token, readiness) in ready {
             match Source::from(token) {
                 Source::Commands => {} // it has woken the loop, which asks below
-                Source::Listener => self.door.note_clients(),
+                Source::Listener => self.acceptor.set_ready(),
                 Source::Pair(pair, end) => self.note(pair, end, readiness, now),
             }
         }
         self.close_some();
-        if self.commands.has_mail() {
-            self.obey_commands(now);
+        if self.commands.take_pending() {
+            self.handle_commands(now);
         }
         self.drive_queue(now);
-        self.look_after_deadlines(now);
-        self.feed_starving(now);
+        self.handle_timeouts(now);
+        self.retry_fd_waiters(now);
         self.accept(now);
         self.pairs.reap();
         if self.pairs.shrink() {
             self.deadlines.shrink(self.pairs.slot_numbers().end);
         }
-        if matches!(self.life, Life::Draining { .. }) && self.pairs.len() == 0 {
+        if matches!(self.run_state, RunState::Draining { .. }) && self.pairs.len() == 0 {
             self.stop_now(EndReason::Shutdown, now);
         }
         self.next_turn(now)
@@ -175,32 +181,39 @@ impl EventLoop {
 
     /// Whether the balancer has come to its end. No turn follows.
     pub(crate) fn is_over(&self) -> bool {
-        self.life == Life::Over
+        self.run_state == RunState::Over
     }
 
     /// What it did up to now.
     pub(crate) fn summary(&self, now: Instant) -> Summary {
         Summary {
-            ran_for: self.started_at.map_or(Duration::ZERO, |started| now.saturating_duration_since(started)),
-            accepted: self.totals.accepted,
-            refused: self.totals.refused,
-            ended: self.totals.ended,
-            bytes_up: self.totals.bytes_up,
-            bytes_down: self.totals.bytes_down,
+            ran_for: self
+                .started_at
+                .map_or(Duration::ZERO, |started| now.saturating_duration_since(started)),
+            accepted: self.balancer.totals.accepted,
+            refused: self.balancer.totals.refused,
+            ended: self.balancer.totals.ended,
+            bytes_up: self.balancer.totals.bytes_up,
+            bytes_down: self.balancer.totals.bytes_down,
             updates: self.updates,
         }
     }
 
     fn next_turn(&self, now: Instant) -> Option<Instant> {
-        let may_feed = !self.starving.is_empty() && self.door.paused_until().is_none();
+        let may_feed = !self.fd_waiters.is_empty() && self.acceptor.paused_until().is_none();
         if self.pairs.has_queued() || !self.closing.is_empty() || self.may_accept() || may_feed {
             return Some(now);
         }
-        let drain_limit = match self.life {
-            Life::Draining { until } => Some(until),
+        let drain_limit = match self.run_state {
+            RunState::Draining { until } => Some(until),
             _ => None,
         };
-        let times = [self.deadlines.earliest(), self.door.paused_until(), self.roster.next_drain(), drain_limit];
+        let times = [
+            self.deadlines.earliest(),
+            self.acceptor.paused_until(),
+            self.balancer.pool.next_drain(),
+            drain_limit,
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -209,25 +222,25 @@ impl EventLoop {
         let Some(pair) = self.pairs.find(token) else { return };
         match (&mut pair.stage, end) {
             (Stage::Relaying(_), End::Client) => {
-                pair.client.note(readiness);
+                pair.client.side.note(readiness);
             }
             (Stage::Relaying(relaying), End::Backend) => {
-                relaying.backend_mut().note(readiness);
+                relaying.relay.backend_mut().note(readiness);
             }
             (Stage::Dialling(dialling), End::Backend) => {
                 let Phase::Connecting(connecting) = &mut dialling.phase else { return };
                 connecting.backend.note(readiness);
-                connecting.is_to_be_checked = true;
+                connecting.has_event = true;
             }
             (Stage::Dialling(_), End::Client) => {
-                let readiness = pair.client.note(readiness);
-                if pair.client.is_gone(readiness) {
+                let readiness = pair.client.side.note(readiness);
+                if pair.client.side.is_gone(readiness) {
                     self.end(token.slot, EndReason::ClientFailed, now);
                 }
                 return; // nothing else concerns a client while its backend is not connected
             }
         }
-        self.pairs.enqueue(token.slot, Lane::Ready);
+        self.pairs.enqueue(token.slot, Queue::Ready);
     }
 }
 
@@ -239,19 +252,19 @@ impl EventLoop {
     /// in any turn, however many are ready.
     fn drive_queue(&mut self, now: Instant) {
         let mut work = 0;
-        let unfinished = self.pairs.queue_len(Lane::Unfinished);
-        for _ in 0..self.pairs.queue_len(Lane::Ready) {
+        let unfinished = self.pairs.queue_len(Queue::Unfinished);
+        for _ in 0..self.pairs.queue_len(Queue::Ready) {
             if work >= WORK_PER_TURN {
                 break;
             }
-            let Some(slot) = self.pairs.dequeue(Lane::Ready) else { break };
+            let Some(slot) = self.pairs.dequeue(Queue::Ready) else { break };
             work += self.drive(slot, now);
         }
         for turn in 0..unfinished {
             if work >= WORK_PER_TURN && turn > 0 {
                 break;
             }
-            let Some(slot) = self.pairs.dequeue(Lane::Unfinished) else { break };
+            let Some(slot) = self.pairs.dequeue(Queue::Unfinished) else { break };
             work += self.drive(slot, now);
         }
     }
@@ -263,81 +276,107 @@ impl EventLoop {
             if dialling.is_about_to_dial() {
                 work += DIAL_COST;
             }
-            self.proceed_dialling(slot, now);
+            self.advance(slot, now);
         }
         work + self.relay(slot, now)
     }
 
     /// Moves bytes, if the pair is connected by now, and returns how many.
     fn relay(&mut self, slot: usize, now: Instant) -> u64 {
-        let Some(pair) = self.pairs.get_mut(slot) else { return 0 };
-        let Stage::Relaying(relaying) = &mut pair.stage else { return 0 };
-        let before = (relaying.bytes_up, relaying.bytes_down);
-        let progress = relaying.drive(&mut pair.client, &mut self.scratch, BYTES_PER_DIRECTION, now);
-        let (up, down) = (relaying.bytes_up - before.0, relaying.bytes_down - before.1);
-        self.totals.bytes_up += up;
-        self.totals.bytes_down += down;
-        self.roster.moved(&relaying.assignment, up, down);
+        let Some(Pair { client, stage: Stage::Relaying(relaying) }) = self.pairs.get_mut(slot)
+        else {
+            return 0;
+        };
+        let (progress, moved) = self.balancer.relay(client, relaying, now);
         match progress {
             Progress::Waiting => self.remind(slot),
             Progress::Unfinished => {
                 self.remind(slot);
-                self.pairs.enqueue(slot, Lane::Unfinished);
+                self.pairs.enqueue(slot, Queue::Unfinished);
             }
             Progress::Over(reason) => self.end(slot, reason, now),
         }
-        up + down
+        moved
+    }
+}
+
+impl Balancer {
+    /// Moves bytes both ways, counts them, and returns how many.
+    fn relay(
+        &mut self,
+        client: &mut ClientSide,
+        relaying: &mut Relaying,
+        now: Instant,
+    ) -> (Progress, u64) {
+        let before = (relaying.relay.bytes_up, relaying.relay.bytes_down);
+        let progress =
+            relaying.relay.drive(&mut client.side, &mut self.scratch, BYTES_PER_DIRECTION, now);
+        let (up, down) = (relaying.relay.bytes_up - before.0, relaying.relay.bytes_down - before.1);
+        self.totals.bytes_up += up;
+        self.totals.bytes_down += down;
+        self.pool.moved(&relaying.assignment, up, down);
+        (progress, up + down)
     }
 }
 
 impl EventLoop {
     /// Ends a pair, if there is one: in order if its streams have ended so, and else by a cut.
     fn end(&mut self, slot: usize, reason: EndReason, now: Instant) {
-        let Some((client, backend)) = self.part(slot, reason, now) else { return };
+        let Some((client, backend)) = self.detach(slot, reason, now) else { return };
         let close = if reason == EndReason::Finished { Side::close } else { Side::cut };
-        close(client, &self.registry);
+        close(client, &self.balancer.registry);
         if let Some(backend) = backend {
-            close(backend, &self.registry);
+            close(backend, &self.balancer.registry);
         }
     }
 
     /// Takes a pair out, counts it, and tells. Its sides are to be closed.
-    fn part(&mut self, slot: usize, reason: EndReason, now: Instant) -> Option<(Side, Option<Side>)> {
+    fn detach(
+        &mut self,
+        slot: usize,
+        reason: EndReason,
+        now: Instant,
+    ) -> Option<(Side, Option<Side>)> {
         let pair = self.pairs.take(slot)?;
-        let lasted = now.saturating_duration_since(pair.accepted_at);
-        let ended = match &pair.stage {
+        self.balancer.ended(&pair, reason, now);
+        self.acceptor.resume();
+        Some(pair.into_sides())
+    }
+}
+
+impl Balancer {
+    /// Counts a pair that has come to its end, and tells.
+    fn ended(&mut self, Pair { client, stage }: &Pair, reason: EndReason, now: Instant) {
+        let refused = Ended {
+            client: client.info(),
+            backend: None,
+            lasted: now.saturating_duration_since(client.accepted_at),
+            bytes_up: 0,
+            bytes_down: 0,
+            reason,
+            error: client.side.failure(),
+        };
+        let ended = match stage {
             Stage::Dialling(_) => {
                 self.totals.dialling -= 1;
                 self.totals.refused.count(reason);
-                Ended {
-                    client: pair.client(),
-                    backend: None,
-                    lasted,
-                    bytes_up: 0,
-                    bytes_down: 0,
-                    reason,
-                    error: pair.client.failure(),
-                }
+                refused
             }
             Stage::Relaying(relaying) => {
                 self.totals.open -= 1;
                 self.totals.ended.count(reason);
-                self.roster.ended(&relaying.assignment);
+                self.pool.ended(&relaying.assignment);
                 let entry = &relaying.assignment.entry;
                 Ended {
-                    client: pair.client(),
                     backend: Some((entry.shared_key(), entry.shared_target_name())),
-                    lasted,
-                    bytes_up: relaying.bytes_up,
-                    bytes_down: relaying.bytes_down,
-                    reason,
-                    error: relaying.failure(&pair.client),
+                    bytes_up: relaying.relay.bytes_up,
+                    bytes_down: relaying.relay.bytes_down,
+                    error: relaying.relay.failure(&client.side),
+                    ..refused
                 }
             }
         };
-        debug!("client {} ({}): {reason}", pair.id, pair.addr);
+        debug!("client {} ({}): {reason}", client.id, client.addr);
         self.observer.ended(&ended);
-        self.door.note_room();
-        Some(pair.into_sides())
     }
 }

@@ -1,15 +1,14 @@
 //! One client with the backend that serves it, from the accept until it ends and its sockets are left to be closed.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::deadlines::after;
-use super::roster::Assignment;
 use crate::net::Address;
 use crate::observe::{Client, EndReason};
-use crate::relay::{Direction, Drive, Side};
+use crate::pool::Assignment;
+use crate::relay::{Relay, Side};
+use crate::time::after;
 
 /// A pair.
 ///
@@ -18,11 +17,23 @@ use crate::relay::{Direction, Drive, Side};
 ///     └──no backend, given up, client gone──> (gone)
 /// ```
 pub(crate) struct Pair {
+    pub(crate) client: ClientSide,
+    pub(crate) stage: Stage,
+}
+
+/// A client that was accepted, with its socket.
+pub(crate) struct ClientSide {
     pub(crate) id: u64,
     pub(crate) addr: Address,
     pub(crate) accepted_at: Instant,
-    pub(crate) client: Side,
-    pub(crate) stage: Stage,
+    pub(crate) side: Side,
+}
+
+impl ClientSide {
+    /// What observers are told.
+    pub(crate) fn info(&self) -> Client<'_> {
+        Client { id: self.id, addr: &self.addr }
+    }
 }
 
 pub(crate) enum Stage {
@@ -31,8 +42,9 @@ pub(crate) enum Stage {
 }
 
 impl Pair {
-    pub(crate) fn client(&self) -> Client<'_> {
-        Client { id: self.id, addr: &self.addr }
+    /// Whether it waits for a descriptor.
+    pub(crate) fn is_starving(&self) -> bool {
+        matches!(self.stage, Stage::Dialling(Dialling { phase: Phase::AwaitingFd(_), .. }))
     }
 
     /// When to ask for its [`verdict`](Self::verdict) at the latest.
@@ -44,12 +56,12 @@ impl Pair {
     }
 
     /// What is to be done now that its reminder is due.
-    pub(crate) fn verdict(&self, limits: &Limits, now: Instant) -> Verdict {
+    pub(crate) fn timeout(&self, limits: &Limits, now: Instant) -> Timeout {
         match &self.stage {
-            Stage::Dialling(dialling) => dialling.verdict(now),
+            Stage::Dialling(dialling) => dialling.timeout(now),
             Stage::Relaying(relaying) => match relaying.deadline(limits) {
-                Some((deadline, reason)) if deadline <= now => Verdict::End(reason),
-                _ => Verdict::GoOn,
+                Some((deadline, reason)) if deadline <= now => Timeout::End(reason),
+                _ => Timeout::GoOn,
             },
         }
     }
@@ -57,11 +69,13 @@ impl Pair {
     /// Its client, and its backend if a connection to one was begun.
     pub(crate) fn into_sides(self) -> (Side, Option<Side>) {
         let backend = match self.stage {
-            Stage::Dialling(Dialling { phase: Phase::Connecting(connecting), .. }) => Some(connecting.backend),
+            Stage::Dialling(Dialling { phase: Phase::Connecting(connecting), .. }) => {
+                Some(connecting.backend)
+            }
             Stage::Dialling(_) => None,
-            Stage::Relaying(relaying) => Some(relaying.backend),
+            Stage::Relaying(relaying) => Some(relaying.relay.into_backend()),
         };
-        (self.client, backend)
+        (self.client.side, backend)
     }
 }
 
@@ -76,7 +90,7 @@ pub(crate) struct Limits {
 
 /// What becomes of a pair that was reminded of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Timeout {
     GoOn,
     /// The attempt has taken too long; there is time for another.
     AttemptTimedOut,
@@ -110,7 +124,7 @@ pub(crate) enum Phase {
     /// One address of a backend has to be dialled.
     Dial(Candidate),
     /// As `Dial`, once there is a descriptor for it.
-    Starving(Candidate),
+    AwaitingFd(Candidate),
     Connecting(Connecting),
 }
 
@@ -120,7 +134,13 @@ pub(crate) struct Candidate {
     /// Which of its dials: see `Backend::attempts`.
     pub(crate) attempt: u32,
     /// Whether one of them failed for a reason that says nothing of the backend.
-    pub(crate) is_excused: bool,
+    pub(crate) failed_locally: bool,
+}
+
+impl Candidate {
+    pub(crate) fn new(assignment: Assignment) -> Self {
+        Self { assignment, attempt: 0, failed_locally: false }
+    }
 }
 
 /// A dial in flight.
@@ -129,20 +149,30 @@ pub(crate) struct Connecting {
     pub(crate) preface: Vec<u8>,
     pub(crate) candidate: Candidate,
     /// Whether an event has come since the stream was asked last.
-    pub(crate) is_to_be_checked: bool,
+    pub(crate) has_event: bool,
     give_up_at: Instant,
 }
 
 impl Connecting {
-    pub(crate) fn new(backend: Side, preface: Vec<u8>, candidate: Candidate, now: Instant, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        backend: Side,
+        preface: Vec<u8>,
+        candidate: Candidate,
+        now: Instant,
+        limits: &Limits,
+    ) -> Self {
         let give_up_at = after(now, limits.connect_timeout);
-        Self { backend, preface, candidate, is_to_be_checked: false, give_up_at }
+        Self { backend, preface, candidate, has_event: false, give_up_at }
     }
 }
 
 impl Dialling {
     pub(crate) fn new(now: Instant, limits: &Limits) -> Self {
-        Self { tried: BTreeSet::new(), phase: Phase::Pick, give_up_at: after(now, limits.dial_limit) }
+        Self {
+            tried: BTreeSet::new(),
+            phase: Phase::Pick,
+            give_up_at: after(now, limits.dial_limit),
+        }
     }
 
     pub(crate) fn has_tried(&self, key: &Arc<str>, target_name: &Arc<str>) -> bool {
@@ -151,7 +181,10 @@ impl Dialling {
 
     /// The backend will not be picked again for this client.
     pub(crate) fn note_tried(&mut self, assignment: &Assignment) {
-        self.tried.insert((assignment.entry.shared_key().clone(), assignment.entry.shared_target_name().clone()));
+        self.tried.insert((
+            assignment.entry.shared_key().clone(),
+            assignment.entry.shared_target_name().clone(),
+        ));
     }
 
     /// Takes the phase out, to be followed by another.
@@ -176,14 +209,15 @@ impl Dialling {
         }
     }
 
-    fn verdict(&self, now: Instant) -> Verdict {
-        let attempt_timed_out = matches!(&self.phase, Phase::Connecting(connecting) if connecting.give_up_at <= now);
+    fn timeout(&self, now: Instant) -> Timeout {
+        let attempt_timed_out =
+            matches!(&self.phase, Phase::Connecting(connecting) if connecting.give_up_at <= now);
         if self.is_overdue(now) {
-            Verdict::DialLimit { attempt_timed_out }
+            Timeout::DialLimit { attempt_timed_out }
         } else if attempt_timed_out {
-            Verdict::AttemptTimedOut
+            Timeout::AttemptTimedOut
         } else {
-            Verdict::GoOn
+            Timeout::GoOn
         }
     }
 }
@@ -191,92 +225,18 @@ impl Dialling {
 /// A client connected with a backend.
 pub(crate) struct Relaying {
     pub(crate) assignment: Assignment,
-    backend: Side,
-    upload: Direction,
-    download: Direction,
-    pub(crate) bytes_up: u64,
-    pub(crate) bytes_down: u64,
-    /// When a byte moved last, or the first of the streams ended.
-    active_at: Instant,
-}
-
-/// What came of driving a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// An event will tell when there is more to do.
-    Waiting,
-    /// There is more to do, in a later turn.
-    Unfinished,
-    /// The pair is over.
-    Over(EndReason),
+    pub(crate) relay: Relay,
 }
 
 impl Relaying {
-    pub(crate) fn new(assignment: Assignment, backend: Side, preface: Vec<u8>, now: Instant) -> Self {
-        Self {
-            assignment,
-            backend,
-            upload: Direction::new(preface),
-            download: Direction::new(Vec::new()),
-            bytes_up: 0,
-            bytes_down: 0,
-            active_at: now,
-        }
-    }
-
-    pub(crate) fn backend_mut(&mut self) -> &mut Side {
-        &mut self.backend
-    }
-
-    pub(crate) fn failure<'a>(&'a self, client: &'a Side) -> Option<&'a io::Error> {
-        client.failure().or(self.backend.failure())
-    }
-
-    fn is_half_closed(&self) -> bool {
-        self.upload.has_finished() || self.download.has_finished()
-    }
-
     /// The next time-out, and what it would end the pair for.
     fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
-        let idle = limits.idle_timeout.map(|limit| (after(self.active_at, limit), EndReason::IdleTimeout));
-        let half_closed = (after(self.active_at, limits.half_closed_timeout), EndReason::HalfClosedTimeout);
-        let limits = idle.into_iter().chain(self.is_half_closed().then_some(half_closed));
+        let active_at = self.relay.active_at();
+        let idle =
+            limits.idle_timeout.map(|limit| (after(active_at, limit), EndReason::IdleTimeout));
+        let half_closed =
+            (after(active_at, limits.half_closed_timeout), EndReason::HalfClosedTimeout);
+        let limits = idle.into_iter().chain(self.relay.is_half_closed().then_some(half_closed));
         limits.min_by_key(|(deadline, _)| *deadline)
-    }
-
-    /// Moves bytes both ways until both are blocked or have spent the budget.
-    pub(crate) fn drive(&mut self, client: &mut Side, scratch: &mut [u8], budget: usize, now: Instant) -> Progress {
-        let (moved_before, was_half_closed) = (self.bytes_up + self.bytes_down, self.is_half_closed());
-        let progress = self.drive_both(client, scratch, budget);
-        if self.bytes_up + self.bytes_down != moved_before || self.is_half_closed() != was_half_closed {
-            self.active_at = now;
-        }
-        progress
-    }
-
-    fn drive_both(&mut self, client: &mut Side, scratch: &mut [u8], budget: usize) -> Progress {
-        loop {
-            let failed_before = (client.has_failed(), self.backend.has_failed());
-            let (backend, bytes_up, bytes_down) = (&mut self.backend, &mut self.bytes_up, &mut self.bytes_down);
-            let is_last = self.download.has_ended();
-            let upload = self.upload.drive(client, backend, scratch, budget, bytes_up, is_last);
-            let is_last = self.upload.has_ended();
-            let download = self.download.drive(backend, client, scratch, budget, bytes_down, is_last);
-            match (client.has_failed(), self.backend.has_failed()) {
-                // What a failed side had sent before still goes on as far as the other takes it.
-                failed if failed != failed_before => {}
-                (true, _) if upload == Drive::Unfinished => return Progress::Unfinished,
-                (_, true) if download == Drive::Unfinished => return Progress::Unfinished,
-                (true, _) => return Progress::Over(EndReason::ClientFailed),
-                (_, true) => return Progress::Over(EndReason::BackendFailed),
-                (false, false) => {
-                    return match (upload, download) {
-                        (Drive::Ended, Drive::Ended) => Progress::Over(EndReason::Finished),
-                        (Drive::Unfinished, _) | (_, Drive::Unfinished) => Progress::Unfinished,
-                        _ => Progress::Waiting,
-                    };
-                }
-            }
-        }
     }
 }

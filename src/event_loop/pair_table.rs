@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
-use super::pair::{Dialling, Pair, Stage};
+use super::pair::Pair;
+#[cfg(test)]
+use super::pair::{ClientSide, Dialling, Stage};
 use super::token::{MAX_PAIRS, PairToken};
 
 /// The pairs by slot, and the queues of those to be driven.
@@ -26,7 +28,7 @@ const SMALL: usize = 256;
 
 /// Why a pair is to be driven, which is one of two queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub(crate) enum Queue {
     /// Something has given it something to do.
     Ready,
     /// It had more to do than one may in a turn.
@@ -44,7 +46,7 @@ impl PairTable {
     /// Takes a pair in under a token of its own, made of its slot and its number.
     pub(crate) fn insert(&mut self, pair: Pair) -> PairToken {
         let vacant = self.slots.vacant_entry();
-        let token = PairToken::new(vacant.key(), pair.id);
+        let token = PairToken::new(vacant.key(), pair.client.id);
         vacant.insert(Slot { token, pair: Some(pair), is_queued: false });
         self.peak = self.peak.max(self.slots.len());
         token
@@ -70,17 +72,10 @@ impl PairTable {
         if slot.token == token { slot.pair.as_mut() } else { None }
     }
 
-    /// The pair in a slot, if it is looking for a backend.
-    pub(crate) fn dialling(&mut self, slot: usize) -> Option<&mut Dialling> {
-        match &mut self.get_mut(slot)?.stage {
-            Stage::Dialling(dialling) => Some(dialling),
-            Stage::Relaying(_) => None,
-        }
-    }
-
-    /// The token of the pair in a slot.
-    pub(crate) fn token(&self, slot: usize) -> Option<PairToken> {
-        self.slots.get(slot).map(|slot| slot.token)
+    /// The pair in a slot, with its token.
+    pub(crate) fn with_token(&mut self, slot: usize) -> Option<(PairToken, &mut Pair)> {
+        let slot = self.slots.get_mut(slot)?;
+        Some((slot.token, slot.pair.as_mut()?))
     }
 
     /// Takes a pair out, to be closed. Its slot stays taken until [`reap`](Self::reap).
@@ -96,11 +91,11 @@ impl PairTable {
     }
 
     /// Queues a pair to be driven, if it is not queued already.
-    pub(crate) fn enqueue(&mut self, slot: usize, lane: Lane) {
+    pub(crate) fn enqueue(&mut self, slot: usize, queue: Queue) {
         if let Some(entry) = self.slots.get_mut(slot) {
             if !entry.is_queued && entry.pair.is_some() {
                 entry.is_queued = true;
-                self.lane(lane).push_back(slot);
+                self.queue(queue).push_back(slot);
             }
         }
     }
@@ -115,16 +110,16 @@ impl PairTable {
     }
 
     /// How many slots are queued in a lane.
-    pub(crate) fn queue_len(&self, lane: Lane) -> usize {
-        match lane {
-            Lane::Ready => self.ready.len(),
-            Lane::Unfinished => self.unfinished.len(),
+    pub(crate) fn queue_len(&self, queue: Queue) -> usize {
+        match queue {
+            Queue::Ready => self.ready.len(),
+            Queue::Unfinished => self.unfinished.len(),
         }
     }
 
     /// The next slot of a lane. Those whose pair is gone by now are passed over, lest they take the turn of another.
-    pub(crate) fn dequeue(&mut self, lane: Lane) -> Option<usize> {
-        while let Some(slot) = self.lane(lane).pop_front() {
+    pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<usize> {
+        while let Some(slot) = self.queue(queue).pop_front() {
             let Some(entry) = self.slots.get_mut(slot) else { continue };
             entry.is_queued = false;
             if entry.pair.is_some() {
@@ -134,10 +129,10 @@ impl PairTable {
         None
     }
 
-    fn lane(&mut self, lane: Lane) -> &mut VecDeque<usize> {
-        match lane {
-            Lane::Ready => &mut self.ready,
-            Lane::Unfinished => &mut self.unfinished,
+    fn queue(&mut self, queue: Queue) -> &mut VecDeque<usize> {
+        match queue {
+            Queue::Ready => &mut self.ready,
+            Queue::Unfinished => &mut self.unfinished,
         }
     }
 
@@ -177,18 +172,25 @@ mod tests {
     use super::super::pair::Limits;
     use super::*;
     use crate::net::Address;
-    use crate::net::script::Script;
     use crate::relay::Side;
+    use crate::testing::script::Script;
 
     fn pair(id: u64) -> Pair {
         let (now, limit) = (Instant::now(), Duration::from_secs(1));
-        let limits =
-            Limits { connect_timeout: limit, dial_limit: limit, idle_timeout: None, half_closed_timeout: limit };
+        let limits = Limits {
+            connect_timeout: limit,
+            dial_limit: limit,
+            idle_timeout: None,
+            half_closed_timeout: limit,
+        };
+        let side = Side::new(Box::new(Script::new()));
         Pair {
-            id,
-            addr: Address::Other("client".into()),
-            accepted_at: now,
-            client: Side::new(Box::new(Script::new())),
+            client: ClientSide {
+                id,
+                addr: Address::Other("client".into()),
+                accepted_at: now,
+                side,
+            },
             stage: Stage::Dialling(Dialling::new(now, &limits)),
         }
     }
@@ -197,26 +199,26 @@ mod tests {
     fn a_pair_is_queued_once_however_often_it_is_asked_for_and_not_after_its_end() {
         let mut table = PairTable::default();
         let slot = table.insert(pair(0)).slot;
-        table.enqueue(slot, Lane::Ready);
-        table.enqueue(slot, Lane::Ready);
-        table.enqueue(slot, Lane::Unfinished);
-        assert_eq!(table.queue_len(Lane::Unfinished), 0);
-        assert_eq!((table.queue_len(Lane::Ready), table.dequeue(Lane::Ready)), (1, Some(slot)));
+        table.enqueue(slot, Queue::Ready);
+        table.enqueue(slot, Queue::Ready);
+        table.enqueue(slot, Queue::Unfinished);
+        assert_eq!(table.queue_len(Queue::Unfinished), 0);
+        assert_eq!((table.queue_len(Queue::Ready), table.dequeue(Queue::Ready)), (1, Some(slot)));
         table.take(slot);
-        table.enqueue(slot, Lane::Ready);
-        assert_eq!(table.dequeue(Lane::Ready), None);
+        table.enqueue(slot, Queue::Ready);
+        assert_eq!(table.dequeue(Queue::Ready), None);
     }
 
     #[test]
     fn a_slot_that_is_still_queued_gets_no_tenant_and_its_last_one_counts_no_more() {
         let mut table = PairTable::default();
         let slot = table.insert(pair(0)).slot;
-        table.enqueue(slot, Lane::Ready);
+        table.enqueue(slot, Queue::Ready);
         table.take(slot);
         table.reap();
         assert_eq!(table.len(), 0);
         assert_ne!(table.insert(pair(1)).slot, slot);
-        assert_eq!((table.dequeue(Lane::Ready), table.len()), (None, 1));
+        assert_eq!((table.dequeue(Queue::Ready), table.len()), (None, 1));
         table.reap();
         assert_eq!(table.insert(pair(2)).slot, slot);
     }

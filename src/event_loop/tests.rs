@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex};
 
 use mio::{Interest, Poll, Waker};
 
-use super::command::Sender;
 use super::*;
 use crate::backend::{Backend, BackendSet};
 use crate::backend::{Dial, DialRequest};
 use crate::control::{Control, Update};
 use crate::error::Error;
+use crate::mailbox::Sender;
 use crate::net::Stream;
-use crate::net::script::{Act, Script, Seen};
 use crate::net::{Address, Listener};
 use crate::observe::{Applied, AttemptFailed, Connected};
-use crate::rotation::{Ejection, Random};
+use crate::pool::rotation::{Ejection, Random};
+use crate::testing::script::{Act, Script, Seen};
 
 /// What comes of the next calls, for listeners and backends.
 type Results = Arc<Mutex<VecDeque<io::Result<Script>>>>;
@@ -77,7 +77,8 @@ impl Backend for Scripted {
 
     fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
         let next = self.dials.lock().unwrap().pop_front();
-        let script = next.unwrap_or_else(|| Ok(Script::new().connect(std::iter::repeat_n(Ok(false), 1000))))?;
+        let script = next
+            .unwrap_or_else(|| Ok(Script::new().connect(std::iter::repeat_n(Ok(false), 1000))))?;
         self.dialled.lock().unwrap().push(script.seen());
         Ok(Dial::new(script))
     }
@@ -109,7 +110,13 @@ impl Notes {
 
 impl Observer for Notes {
     fn attempt_failed(&mut self, failed: &AttemptFailed<'_>) {
-        self.add(format!("{} failed {}/{}: {}", failed.client.id, failed.key, failed.attempt, failed.error.kind()));
+        self.add(format!(
+            "{} failed {}/{}: {}",
+            failed.client.id,
+            failed.key,
+            failed.attempt,
+            failed.error.kind()
+        ));
     }
     fn connected(&mut self, connected: &Connected<'_>) {
         self.add(format!("{} connected {}", connected.client.id, connected.key));
@@ -140,14 +147,23 @@ impl Rig {
         Self::with(LIMITS, usize::MAX, backends)
     }
 
-    fn with(limits: Limits, max_connections: usize, backends: &[(&'static str, &Scripted)]) -> Self {
+    fn with(
+        limits: Limits,
+        max_connections: usize,
+        backends: &[(&'static str, &Scripted)],
+    ) -> Self {
         let poll = Poll::new().unwrap();
         let waker = Waker::new(poll.registry(), token::COMMANDS).unwrap();
-        let (sender, receiver) = command::channel(Arc::new(waker));
+        let (sender, receiver) = crate::mailbox::channel(Arc::new(waker));
         let clients = Results::default();
         let notes = Notes::default();
         let event_loop = EventLoop::new(
-            Config { limits, max_connections, buffer_size: 64 * 1024, socket_options: SocketOptions::default() },
+            Config {
+                limits,
+                max_connections,
+                buffer_size: 64 * 1024,
+                socket_options: SocketOptions::default(),
+            },
             poll.registry().try_clone().unwrap(),
             Box::new(ScriptedListener(clients.clone())),
             receiver,
@@ -155,8 +171,14 @@ impl Rig {
             Box::new(notes.clone()),
         );
         let control = Control::new(Sender::clone(&sender), Address::Other("listener".into()));
-        let mut rig =
-            Self { event_loop: event_loop.unwrap(), control, clients, notes, now: Instant::now(), _poll: poll };
+        let mut rig = Self {
+            event_loop: event_loop.unwrap(),
+            control,
+            clients,
+            notes,
+            now: Instant::now(),
+            _poll: poll,
+        };
         rig.update(backends);
         rig
     }
@@ -165,7 +187,11 @@ impl Rig {
         let next = self.event_loop.turn(events.iter().copied(), self.now);
         let stats = self.event_loop.stats(self.now);
         let (refused, ended) = (stats.refused.total(), stats.ended.total());
-        assert_eq!(stats.accepted, refused + ended + stats.dialling + stats.open, "C8.1: {stats:?}");
+        assert_eq!(
+            stats.accepted,
+            refused + ended + stats.dialling + stats.open,
+            "C8.1: {stats:?}"
+        );
         assert_eq!(self.event_loop.pairs.len() as u64, stats.dialling + stats.open);
         let of_backends: u64 = stats.backends.iter().map(|backend| backend.usage.open).sum();
         assert_eq!(stats.open, of_backends + stats.departed.open);
@@ -191,7 +217,9 @@ impl Rig {
     }
 
     fn submit(&self, backends: &[(&'static str, &Scripted)]) -> Update {
-        self.control.update(backends.iter().map(|(key, backend)| (*key, (*backend).clone())).collect()).unwrap()
+        self.control
+            .update(backends.iter().map(|(key, backend)| (*key, (*backend).clone())).collect())
+            .unwrap()
     }
 
     fn update(&mut self, backends: &[(&'static str, &Scripted)]) -> Applied {
@@ -268,7 +296,8 @@ fn c5_1_no_byte_is_read_from_a_client_without_a_backend() {
 
 #[test]
 fn c5_2_each_attempt_and_all_together_have_their_limits() {
-    let (a, b, c, d) = (Scripted::new("a"), Scripted::new("b"), Scripted::new("c"), Scripted::new("d"));
+    let (a, b, c, d) =
+        (Scripted::new("a"), Scripted::new("b"), Scripted::new("c"), Scripted::new("d"));
     let mut rig = Rig::new(&[("a", &a), ("b", &b), ("c", &c), ("d", &d)]);
     let client = rig.client(Script::new());
     assert_eq!(rig.pass(5 * SECOND - Duration::from_nanos(1)), Some(Duration::from_nanos(1)));
@@ -287,7 +316,8 @@ fn c5_2_each_attempt_and_all_together_have_their_limits() {
 #[test]
 fn c5_2_the_dial_limit_ends_an_attempt_that_has_time_left_and_does_not_blame_the_backend() {
     let (a, b) = (Scripted::new("a"), Scripted::new("b"));
-    let mut rig = Rig::with(Limits { dial_limit: 7 * SECOND, ..LIMITS }, 9, &[("a", &a), ("b", &b)]);
+    let mut rig =
+        Rig::with(Limits { dial_limit: 7 * SECOND, ..LIMITS }, 9, &[("a", &a), ("b", &b)]);
     rig.client(Script::new());
     assert_eq!(rig.pass(5 * SECOND), Some(2 * SECOND));
     rig.pass(2 * SECOND);
@@ -346,11 +376,15 @@ fn c5_2_the_dial_limit_holds_also_while_every_attempt_fails_at_once() {
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
     rig.turn(&[(token::LISTENER, READABLE)]);
     let accepted_at = rig.now;
-    while rig.event_loop.totals.refused.total() == 0 {
+    while rig.event_loop.balancer.totals.refused.total() == 0 {
         rig.now += SECOND / 10; // the time of a turn that has much else to do
         rig.turn(&[]);
     }
-    assert!(rig.now - accepted_at <= LIMITS.dial_limit + SECOND, "after {:?}", rig.now - accepted_at);
+    assert!(
+        rig.now - accepted_at <= LIMITS.dial_limit + SECOND,
+        "after {:?}",
+        rig.now - accepted_at
+    );
     assert_eq!(rig.notes.take().last().unwrap(), "0 ended: dial limit");
 }
 
@@ -373,7 +407,11 @@ fn c5_3_each_candidate_is_tried_once_and_then_the_client_is_refused() {
     let client = rig.client(Script::new());
     assert_eq!(
         rig.notes.take(),
-        ["0 failed a/0: connection refused", "0 failed b/0: connection refused", "0 ended: all backends failed"]
+        [
+            "0 failed a/0: connection refused",
+            "0 failed b/0: connection refused",
+            "0 ended: all backends failed"
+        ]
     );
     assert!(client.is_aborted());
 }
@@ -427,7 +465,11 @@ fn c5_3_two_keys_of_one_target_are_two_candidates() {
     rig.client(Script::new());
     assert_eq!(
         rig.notes.take(),
-        ["0 failed k1/0: connection refused", "0 failed k2/0: connection refused", "0 ended: all backends failed"]
+        [
+            "0 failed k1/0: connection refused",
+            "0 failed k2/0: connection refused",
+            "0 ended: all backends failed"
+        ]
     );
 }
 
@@ -518,7 +560,11 @@ fn c5_5_a_dial_to_its_keys_old_target_says_nothing_of_the_new_one() {
 #[test]
 fn c5_5_a_dial_limit_that_ends_an_attempt_with_its_full_time_counts_against_the_backend() {
     let a = Scripted::new("a");
-    let mut rig = Rig::with(Limits { connect_timeout: SECOND, dial_limit: SECOND, ..LIMITS }, 99, &[("a", &a)]);
+    let mut rig = Rig::with(
+        Limits { connect_timeout: SECOND, dial_limit: SECOND, ..LIMITS },
+        99,
+        &[("a", &a)],
+    );
     for _ in 0..3 {
         rig.client(Script::new());
         rig.pass(SECOND);
@@ -533,9 +579,9 @@ fn c4_3_a_shortage_pauses_accepting_and_a_timer_ends_the_pause() {
     rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
     let pause = rig.settle(&[(token::LISTENER, READABLE)]).expect("no timer");
     assert!(pause > Duration::ZERO && pause <= SECOND);
-    assert_eq!(rig.event_loop.totals.accepted, 0);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 0);
     rig.pass(pause); // and no event
-    assert_eq!(rig.event_loop.totals.accepted, 1);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 1);
 }
 
 #[test]
@@ -547,16 +593,19 @@ fn c4_3_a_shortage_ends_when_a_pair_closes() {
     rig.settle(&[(token::LISTENER, READABLE)]);
     client.then_error(ErrorKind::ConnectionReset);
     rig.event(&client, Readiness { error: true, ..Readiness::default() });
-    assert_eq!(rig.event_loop.totals.accepted, 2);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 2);
 }
 
 #[test]
 fn c4_3_errors_of_one_client_are_skipped_and_not_for_ever() {
     let backend = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &backend)]);
-    rig.clients.lock().unwrap().extend([Err(ErrorKind::ConnectionAborted.into()), Ok(Script::new())]);
+    rig.clients
+        .lock()
+        .unwrap()
+        .extend([Err(ErrorKind::ConnectionAborted.into()), Ok(Script::new())]);
     rig.settle(&[(token::LISTENER, READABLE)]);
-    assert_eq!(rig.event_loop.totals.accepted, 1);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 1);
     let always = (0..1000).map(|_| Err(ErrorKind::ConnectionAborted.into()));
     rig.clients.lock().unwrap().extend(always);
     let wait = rig.settle(&[(token::LISTENER, READABLE)]);
@@ -570,11 +619,11 @@ fn c4_3_who_lacks_a_descriptor_to_dial_with_waits_in_order_and_nobody_is_accepte
     let mut rig = Rig::new(&[("a", &backend)]);
     rig.clients.lock().unwrap().extend([Ok(Script::new()), Ok(Script::new())]);
     let pause = rig.settle(&[(token::LISTENER, READABLE)]).unwrap();
-    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (1, 0));
+    assert_eq!((rig.event_loop.balancer.totals.accepted, backend.dialled().len()), (1, 0));
     rig.pass(pause);
-    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (1, 0));
+    assert_eq!((rig.event_loop.balancer.totals.accepted, backend.dialled().len()), (1, 0));
     rig.pass(pause);
-    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (2, 2));
+    assert_eq!((rig.event_loop.balancer.totals.accepted, backend.dialled().len()), (2, 2));
     assert_eq!(rig.event_loop.stats(rig.now).backends[0].usage.dial_failures, 0);
 }
 
@@ -588,28 +637,29 @@ fn c4_3_who_starves_gives_up_by_the_dial_limit() {
     rig.clients.lock().unwrap().extend([Ok(Script::new()), Ok(Script::new())]);
     rig.settle(&[(token::LISTENER, READABLE)]);
     let start = rig.now;
-    while rig.event_loop.totals.refused.total() == 0 {
+    while rig.event_loop.balancer.totals.refused.total() == 0 {
         assert!(rig.now - start <= LIMITS.dial_limit);
         let wait = rig.pass(Duration::ZERO).unwrap();
         rig.pass(wait);
-        assert!(rig.event_loop.starving.len() <= 1, "it queues up anew with each attempt");
+        assert!(rig.event_loop.fd_waiters.len() <= 1, "it queues up anew with each attempt");
     }
     assert_eq!(rig.notes.take(), ["0 ended: dial limit"]);
-    assert_eq!(rig.event_loop.totals.accepted, 2);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 2);
 }
 
 #[test]
-fn c5_2_who_waits_for_a_descriptor_is_not_dialled_for_after_the_dial_limit_however_much_else_is_due() {
+fn c5_2_who_waits_for_a_descriptor_is_not_dialled_for_after_the_dial_limit_however_much_else_is_due()
+ {
     const CROWD: usize = 1000;
     let a = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &a)]);
     (0..CROWD).for_each(|_| drop(rig.client(Script::new())));
     a.dials.lock().unwrap().push_back(Err(shortage()));
     rig.client(Script::new());
-    assert_eq!((a.dialled().len(), rig.event_loop.starving.len()), (CROWD, 1));
+    assert_eq!((a.dialled().len(), rig.event_loop.fd_waiters.len()), (CROWD, 1));
     rig.pass(LIMITS.dial_limit); // the loop was held up
     assert_eq!(a.dialled().len(), CROWD);
-    assert_eq!(rig.event_loop.totals.refused.of(EndReason::DialLimit), CROWD as u64 + 1);
+    assert_eq!(rig.event_loop.balancer.totals.refused.of(EndReason::DialLimit), CROWD as u64 + 1);
 }
 
 #[test]
@@ -624,7 +674,7 @@ fn c4_3_a_pause_is_not_made_longer_by_those_who_run_short_during_it() {
     let dialled = a.dialled().pop().unwrap();
     dialled.then_error(ErrorKind::ConnectionRefused);
     let wait = rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
-    assert_eq!((rig.event_loop.starving.len(), wait), (1, Some(pause / 2)));
+    assert_eq!((rig.event_loop.fd_waiters.len(), wait), (1, Some(pause / 2)));
 }
 
 #[test]
@@ -634,10 +684,10 @@ fn c4_3_a_client_that_cannot_be_watched_is_refused_and_the_next_one_waits() {
     let unwatchable = Script::new().register_error(ErrorKind::OutOfMemory);
     rig.clients.lock().unwrap().extend([Ok(unwatchable), Ok(Script::new())]);
     let pause = rig.settle(&[(token::LISTENER, READABLE)]).expect("no timer");
-    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (1, 0));
+    assert_eq!((rig.event_loop.balancer.totals.accepted, backend.dialled().len()), (1, 0));
     assert_eq!(rig.notes.take(), ["0 ended: local failure"]);
     rig.pass(pause);
-    assert_eq!((rig.event_loop.totals.accepted, backend.dialled().len()), (2, 1));
+    assert_eq!((rig.event_loop.balancer.totals.accepted, backend.dialled().len()), (2, 1));
 }
 
 #[test]
@@ -676,19 +726,25 @@ fn c4_3_a_crowd_without_descriptors_is_served_in_order_in_pieces_and_before_anyo
     let crowd: Vec<Seen> = (0..CROWD).map(|_| rig.client(Script::new())).collect();
     drop(rig.submit(&[("b", &b)])); // they all want another dial now
     let pause = rig.settle(COMMANDED).unwrap();
-    assert_eq!(rig.event_loop.starving.len(), CROWD);
+    assert_eq!(rig.event_loop.fd_waiters.len(), CROWD);
     b.dials.lock().unwrap().clear();
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
 
     rig.now += pause;
     let next = rig.turn(&[(token::LISTENER, READABLE)]);
 
-    let in_order = |dialled: Vec<Seen>| dialled.iter().map(pair_of).eq(crowd[..dialled.len()].iter().map(pair_of));
+    let in_order = |dialled: Vec<Seen>| {
+        dialled.iter().map(pair_of).eq(crowd[..dialled.len()].iter().map(pair_of))
+    };
     assert!(b.dialled().len() == ACCEPTS_PER_TURN && in_order(b.dialled()));
-    assert_eq!((rig.event_loop.totals.accepted, next), (CROWD as u64, Some(rig.now)), "the rest needs no event");
+    assert_eq!(
+        (rig.event_loop.balancer.totals.accepted, next),
+        (CROWD as u64, Some(rig.now)),
+        "the rest needs no event"
+    );
     rig.settle(&[]);
     assert!(in_order(b.dialled()[..CROWD].to_vec()));
-    assert_eq!(rig.event_loop.totals.accepted, CROWD as u64 + 1);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, CROWD as u64 + 1);
 }
 
 #[test]
@@ -697,10 +753,10 @@ fn c4_4_at_the_limit_nobody_is_accepted_until_a_pair_closes() {
     let mut rig = Rig::with(LIMITS, 1, &[("a", &backend)]);
     let (client, _) = rig.pair(Script::new(), &backend);
     rig.client(Script::new());
-    assert_eq!(rig.event_loop.totals.accepted, 1);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 1);
     client.then_error(ErrorKind::ConnectionReset);
     rig.event(&client, Readiness { error: true, ..Readiness::default() });
-    assert_eq!(rig.event_loop.totals.accepted, 2);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 2);
 }
 
 #[test]
@@ -713,8 +769,8 @@ fn c4_4_a_pair_counts_until_both_of_its_sockets_are_closed() {
     drop(rig.submit(&[("b", &b)]));
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
     rig.turn(&[COMMANDED[0], (token::LISTENER, READABLE)]);
-    assert_eq!(rig.event_loop.totals.open, 0);
-    while rig.event_loop.totals.accepted == CROWD as u64 {
+    assert_eq!(rig.event_loop.balancer.totals.open, 0);
+    while rig.event_loop.balancer.totals.accepted == CROWD as u64 {
         assert!(rig.turn(&[]).is_some(), "the client is forgotten");
     }
     let is_closed = |pair: &&(Seen, Seen)| pair.0.is_dropped() && pair.1.is_dropped();
@@ -817,7 +873,10 @@ fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() 
     rig.turn(&[(last.token().unwrap(), READABLE), (server.token().unwrap(), READABLE)]);
     assert_eq!((client.written(), last.reads()), (b"hello".to_vec(), 0));
     assert!(update.poll().unwrap().is_none() && !last.is_dropped(), "all was closed in one turn");
-    assert!(victims.iter().all(|(_, backend)| !backend.is_dropped()), "a client has to wait for backends");
+    assert!(
+        victims.iter().all(|(_, backend)| !backend.is_dropped()),
+        "a client has to wait for backends"
+    );
     rig.settle(&[]);
     assert_eq!(update.poll().unwrap().unwrap().closed, 300);
     for socket in victims.iter().flat_map(|(client, backend)| [client, backend]) {
@@ -830,13 +889,14 @@ fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() 
 fn c4_3_a_pause_ends_early_when_the_sockets_of_a_crowd_are_closed_at_last() {
     let Removal { mut rig, victims, .. } = removal_of_a_crowd();
     rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
-    let accepted = rig.event_loop.totals.accepted;
+    let accepted = rig.event_loop.balancer.totals.accepted;
     rig.turn(&[(token::COMMANDS, READABLE), (token::LISTENER, READABLE)]);
-    assert_eq!(rig.event_loop.totals.accepted, accepted);
-    let closed = |victims: &[(Seen, Seen)]| victims.iter().filter(|(client, _)| client.is_dropped()).count();
+    assert_eq!(rig.event_loop.balancer.totals.accepted, accepted);
+    let closed =
+        |victims: &[(Seen, Seen)]| victims.iter().filter(|(client, _)| client.is_dropped()).count();
     assert_eq!(closed(&victims), 128);
     rig.turn(&[]);
-    assert_eq!((rig.event_loop.totals.accepted, closed(&victims)), (accepted + 1, 256));
+    assert_eq!((rig.event_loop.balancer.totals.accepted, closed(&victims)), (accepted + 1, 256));
 }
 
 #[test]
@@ -934,7 +994,9 @@ fn c3_9_a_drain_that_was_lifted_and_given_anew_in_one_burst_has_the_new_limit() 
     let mut rig = Rig::new(&[("a", &a)]);
     rig.pair(Script::new(), &a);
     rig.pass(LIMITS.connect_timeout);
-    let drain = |rig: &Rig, secs| drop(rig.control.update_draining(BackendSet::new(), secs * SECOND).unwrap());
+    let drain = |rig: &Rig, secs| {
+        drop(rig.control.update_draining(BackendSet::new(), secs * SECOND).unwrap())
+    };
     drain(&rig, 3);
     assert_eq!(rig.settle(COMMANDED), Some(3 * SECOND));
     drop(rig.submit(&[("a", &a)]));
@@ -956,7 +1018,10 @@ fn c3_9_a_pair_of_a_draining_target_may_finish_and_is_then_no_longer_counted() {
     client.then_reads([Act::Data(b"last words".to_vec()), Act::End]);
     server.then_reads([Act::Data(b"an answer".to_vec()), Act::End]);
     rig.settle(&[(client.token().unwrap(), READABLE), (server.token().unwrap(), READABLE)]);
-    assert_eq!((client.written(), server.written()), (b"an answer".to_vec(), b"last words".to_vec()));
+    assert_eq!(
+        (client.written(), server.written()),
+        (b"an answer".to_vec(), b"last words".to_vec())
+    );
     assert!(client.is_dropped() && !client.is_aborted() && !server.is_aborted());
     assert_eq!(drain(&mut rig), 1);
 }
@@ -969,7 +1034,7 @@ fn c3_6_targets_that_drain_are_remembered_only_while_they_have_pairs() {
         drop(rig.control.update_draining(set, 3600 * SECOND).unwrap());
         rig.settle(COMMANDED);
     }
-    assert_eq!(rig.event_loop.roster.target_names().len(), 1);
+    assert_eq!(rig.event_loop.balancer.pool.target_names().len(), 1);
 }
 
 #[test]
@@ -997,7 +1062,8 @@ fn c3_4_bytes_of_a_surviving_pair_that_come_with_the_update_go_on_and_stuck_ones
 
 #[test]
 fn c6_4_a_reset_is_noticed_although_nothing_is_read_and_what_came_before_goes_on() {
-    let backend = Scripted::new("a").then(Ok(Script::new().reads([Act::Data(vec![1; 100]), Act::Data(vec![2; 100])])));
+    let backend = Scripted::new("a")
+        .then(Ok(Script::new().reads([Act::Data(vec![1; 100]), Act::Data(vec![2; 100])])));
     let mut rig = Rig::new(&[("a", &backend)]);
     let (client, server) = rig.pair(Script::new().takes([10, 0, 90, 50, 0]), &backend);
     rig.event(&server, READABLE);
@@ -1018,7 +1084,10 @@ fn c3_10_what_a_peer_sent_before_its_reset_goes_on_as_far_as_the_other_side_take
     let (client, server) = rig.pair(Script::new(), &backend);
     server.then_reads([Act::Data(vec![1; 100_000]), Act::End]);
     server.then_error(ErrorKind::ConnectionReset);
-    rig.event(&server, Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() });
+    rig.event(
+        &server,
+        Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() },
+    );
     assert_eq!(client.written().len(), 100_000);
     assert!(client.is_aborted() && !client.is_shut(), "a cut must not look like an end");
 }
@@ -1026,7 +1095,8 @@ fn c3_10_what_a_peer_sent_before_its_reset_goes_on_as_far_as_the_other_side_take
 #[test]
 fn c3_10_what_was_sent_before_a_reset_goes_on_though_it_is_more_than_a_turns_share() {
     const LEN: usize = 3 * BYTES_PER_DIRECTION;
-    let reset = Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() };
+    let reset =
+        Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() };
     let backend = Scripted::new("a").then(connects()).then(connects());
     let mut rig = Rig::new(&[("a", &backend)]);
     let ((client, server), (other_client, other_server)) =
@@ -1045,7 +1115,9 @@ fn c3_10_what_was_sent_before_a_reset_goes_on_though_it_is_more_than_a_turns_sha
 fn c3_10_a_reset_that_shows_in_a_write_is_passed_on_after_what_its_peer_had_sent() {
     let backend = Scripted::new("a").then(connects());
     let mut rig = Rig::new(&[("a", &backend)]);
-    let client = Script::new().write_error(ErrorKind::ConnectionReset).reads([Act::Data(b"last words".to_vec())]);
+    let client = Script::new()
+        .write_error(ErrorKind::ConnectionReset)
+        .reads([Act::Data(b"last words".to_vec())]);
     let (client, server) = rig.pair(client, &backend);
     server.then_reads([Act::Data(b"x".to_vec()), Act::Block]);
     rig.event(&server, READABLE);
@@ -1070,7 +1142,8 @@ fn c6_5_a_pair_whose_backend_has_finished_is_half_closed_too_and_may_be_idle_for
 #[test]
 fn c6_5_time_outs_count_from_the_last_byte_and_only_where_they_apply() {
     let backend = Scripted::new("a").then(connects());
-    let limits = Limits { idle_timeout: Some(100 * SECOND), half_closed_timeout: 10 * SECOND, ..LIMITS };
+    let limits =
+        Limits { idle_timeout: Some(100 * SECOND), half_closed_timeout: 10 * SECOND, ..LIMITS };
     let mut rig = Rig::with(limits, 9, &[("a", &backend)]);
     let (client, server) = rig.pair(Script::new(), &backend);
     rig.pass(99 * SECOND);
@@ -1132,13 +1205,13 @@ fn c6_6_a_small_message_does_not_wait_for_the_bulk_transfers_before_it() {
         server.then_reads((0..24).map(|_| Act::Data(vec![7; 128 << 10])));
         rig.turn(&[(server.token().unwrap(), READABLE)]);
     }
-    assert!(rig.event_loop.pairs.queue_len(Lane::Unfinished) > 10, "nothing to wait for");
+    assert!(rig.event_loop.pairs.queue_len(Queue::Unfinished) > 10, "nothing to wait for");
     let (client, server) = &pairs[0];
     server.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
-    let moved = rig.event_loop.totals.bytes_down;
+    let moved = rig.event_loop.balancer.totals.bytes_down;
     rig.turn(&[(server.token().unwrap(), READABLE)]);
     assert_eq!(client.written(), b"hello");
-    assert!(rig.event_loop.totals.bytes_down - moved < 2 * WORK_PER_TURN, "a long turn");
+    assert!(rig.event_loop.balancer.totals.bytes_down - moved < 2 * WORK_PER_TURN, "a long turn");
 }
 
 #[test]
@@ -1147,15 +1220,19 @@ fn c6_6_a_turn_of_nothing_but_bulk_transfers_is_bounded() {
     for (_, server) in &pairs {
         server.then_reads((0..24).map(|_| Act::Data(vec![7; 128 << 10])));
     }
-    let events: Vec<_> = pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
-    for (events, lane) in [(&events[..], Lane::Ready), (&[], Lane::Unfinished)] {
-        while rig.event_loop.pairs.queue_len(Lane::Ready) > 0 {
+    let events: Vec<_> =
+        pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
+    for (events, queue) in [(&events[..], Queue::Ready), (&[], Queue::Unfinished)] {
+        while rig.event_loop.pairs.queue_len(Queue::Ready) > 0 {
             rig.turn(&[]);
         }
-        let moved = rig.event_loop.totals.bytes_down;
+        let moved = rig.event_loop.balancer.totals.bytes_down;
         rig.turn(events);
-        let moved = rig.event_loop.totals.bytes_down - moved;
-        assert!((WORK_PER_TURN / 2..2 * WORK_PER_TURN).contains(&moved), "{moved} bytes in a turn of {lane:?} pairs");
+        let moved = rig.event_loop.balancer.totals.bytes_down - moved;
+        assert!(
+            (WORK_PER_TURN / 2..2 * WORK_PER_TURN).contains(&moved),
+            "{moved} bytes in a turn of {queue:?} pairs"
+        );
     }
 }
 
@@ -1167,9 +1244,10 @@ fn c6_6_a_bulk_transfer_goes_on_however_many_small_messages_there_are() {
     rig.turn(&[(server.token().unwrap(), READABLE)]);
     for _ in 0..10 {
         let written = client.written().len();
-        let spurious: Vec<_> = pairs[1..].iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
+        let spurious: Vec<_> =
+            pairs[1..].iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
         rig.turn(&spurious);
-        assert!(rig.event_loop.pairs.queue_len(Lane::Ready) > 0, "the turn was not full");
+        assert!(rig.event_loop.pairs.queue_len(Queue::Ready) > 0, "the turn was not full");
         assert!(client.written().len() > written, "starved");
     }
 }
@@ -1180,9 +1258,10 @@ fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
     let mut rig = Rig::new(&[("a", &backend)]);
     rig.clients.lock().unwrap().extend((0..1500).map(|_| Ok(Script::new())));
     rig.settle(&[(token::LISTENER, READABLE)]);
-    let spurious: Vec<_> = backend.dialled().iter().map(|seen| (seen.token().unwrap(), READABLE)).collect();
+    let spurious: Vec<_> =
+        backend.dialled().iter().map(|seen| (seen.token().unwrap(), READABLE)).collect();
     let next = rig.turn(&spurious);
-    let left = rig.event_loop.pairs.queue_len(Lane::Ready);
+    let left = rig.event_loop.pairs.queue_len(Queue::Ready);
     assert!((1..=1400).contains(&left), "{left} are left");
     assert_eq!(next, Some(rig.now), "the rest needs no event");
 }
@@ -1201,7 +1280,8 @@ fn c6_5_a_pair_that_a_full_turn_has_left_unread_is_not_idle() {
         let len = if index < 9 { BYTES_PER_DIRECTION } else { 1 };
         server.then_reads([Act::Data(vec![7; len]), Act::Block]);
     }
-    let events: Vec<_> = pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
+    let events: Vec<_> =
+        pairs.iter().map(|(_, server)| (server.token().unwrap(), READABLE)).collect();
     let (last, _) = &pairs[9];
     rig.turn(&events);
     assert_eq!(last.written(), b"", "the turn was not full");
@@ -1215,9 +1295,12 @@ fn c4_2_a_storm_is_taken_in_pieces_without_further_events() {
     let mut rig = Rig::new(&[("a", &backend)]);
     rig.clients.lock().unwrap().extend((0..500).map(|_| Ok(Script::new())));
     let next = rig.turn(&[(token::LISTENER, READABLE)]);
-    assert_eq!((rig.event_loop.totals.accepted, next), (ACCEPTS_PER_TURN as u64, Some(rig.now)));
+    assert_eq!(
+        (rig.event_loop.balancer.totals.accepted, next),
+        (ACCEPTS_PER_TURN as u64, Some(rig.now))
+    );
     rig.settle(&[]);
-    assert_eq!(rig.event_loop.totals.accepted, 500);
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 500);
 }
 
 #[test]
@@ -1229,7 +1312,11 @@ fn c3_7_a_crowd_that_has_to_be_dialled_for_anew_is_taken_in_pieces() {
     let update = rig.submit(&[("b", &b)]);
     let next = rig.turn(COMMANDED);
     assert_eq!(update.poll().unwrap().unwrap().cancelled, 500);
-    assert!((30..=ACCEPTS_PER_TURN).contains(&b.dialled().len()), "{} dials in one turn", b.dialled().len());
+    assert!(
+        (30..=ACCEPTS_PER_TURN).contains(&b.dialled().len()),
+        "{} dials in one turn",
+        b.dialled().len()
+    );
     assert_eq!(next, Some(rig.now), "the rest needs no event");
     rig.settle(&[]);
     assert_eq!(b.dialled().len(), 500);
@@ -1243,11 +1330,11 @@ fn a_stale_event_does_not_reach_the_slots_next_tenant() {
     let (stale_client, stale_server) = (client.token().unwrap(), server.token().unwrap());
     rig.update(&[]);
     rig.update(&[("a", &backend)]);
-    let newcomer = rig.client(Script::new().reads([Act::Data(b"x".to_vec())]));
-    assert_ne!(newcomer.token(), Some(stale_client));
+    let index_pair = rig.client(Script::new().reads([Act::Data(b"x".to_vec())]));
+    assert_ne!(index_pair.token(), Some(stale_client));
     rig.settle(&[(stale_client, Readiness::READ_WRITE), (stale_server, Readiness::READ_WRITE)]);
     rig.settle(&[(stale_server, Readiness::READ_WRITE)]);
-    assert_eq!((newcomer.reads(), rig.event_loop.totals.dialling), (0, 1));
+    assert_eq!((index_pair.reads(), rig.event_loop.balancer.totals.dialling), (0, 1));
 }
 
 #[test]
@@ -1259,10 +1346,15 @@ fn events_of_a_pair_that_ended_in_the_same_batch_are_passed_over() {
     client.then_reads([Act::End]);
     server.then_reads([Act::End]);
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
-    rig.settle(&[(tokens.0, READABLE), (tokens.1, READABLE), (tokens.0, READABLE), (token::LISTENER, READABLE)]);
+    rig.settle(&[
+        (tokens.0, READABLE),
+        (tokens.1, READABLE),
+        (tokens.0, READABLE),
+        (token::LISTENER, READABLE),
+    ]);
     assert_eq!(rig.notes.take(), ["0 connected a", "0 ended: finished"]);
     assert!(client.is_dropped() && !client.is_aborted(), "an orderly end is no cut");
-    assert_eq!(rig.event_loop.totals.dialling, 1);
+    assert_eq!(rig.event_loop.balancer.totals.dialling, 1);
 }
 
 #[test]
@@ -1276,7 +1368,7 @@ fn c7_2_a_drain_lets_pairs_finish_and_cuts_the_rest_at_the_earlier_limit() {
     rig.control.drain(30 * SECOND).unwrap();
     rig.settle(COMMANDED);
     rig.client(Script::new());
-    assert_eq!(rig.event_loop.totals.accepted, 2, "a draining balancer accepts nobody");
+    assert_eq!(rig.event_loop.balancer.totals.accepted, 2, "a draining balancer accepts nobody");
     first.then_reads([Act::End]);
     first_server.then_reads([Act::End]);
     rig.settle(&[(first.token().unwrap(), READABLE), (first_server.token().unwrap(), READABLE)]);

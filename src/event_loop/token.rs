@@ -43,7 +43,11 @@ impl PairToken {
     }
 
     pub(crate) fn of(self, end: End) -> Token {
-        Token((self.generation << (SLOT_BITS + 1)) | (self.slot << 1) | usize::from(end == End::Backend))
+        Token(
+            (self.generation << (SLOT_BITS + 1))
+                | (self.slot << 1)
+                | usize::from(end == End::Backend),
+        )
     }
 }
 
@@ -53,7 +57,10 @@ impl From<Token> for Source {
             COMMANDS => Self::Commands,
             LISTENER => Self::Listener,
             Token(bits) => {
-                let pair = PairToken { slot: (bits >> 1) & SLOT_MASK, generation: bits >> (SLOT_BITS + 1) };
+                let pair = PairToken {
+                    slot: (bits >> 1) & SLOT_MASK,
+                    generation: bits >> (SLOT_BITS + 1),
+                };
                 Self::Pair(pair, if bits & 1 == 0 { End::Client } else { End::Backend })
             }
         }

@@ -100,11 +100,15 @@ impl ListenOptions {
     /// # Errors
     /// When the address cannot be listened on.
     pub fn bind(&self, addr: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
         if self.reuse_port {
-            #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
+            #[cfg(all(
+                unix,
+                not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+            ))]
             socket.set_reuse_port(true)?;
         }
         socket.bind(&addr.into())?;
@@ -128,14 +132,16 @@ mod tests {
 
     #[test]
     fn listeners_share_a_port_only_if_all_of_them_say_so() {
-        let (sharing, alone) = (ListenOptions::new().reuse_port(true).backlog(16), ListenOptions::new());
+        let (sharing, alone) =
+            (ListenOptions::new().reuse_port(true).backlog(16), ListenOptions::new());
         let (_first, addr) = bind(&sharing, 0).unwrap();
         assert!(bind(&sharing, addr.port()).is_ok() && bind(&alone, addr.port()).is_err());
     }
 
     #[test]
     fn the_backlog_is_how_many_clients_wait() {
-        let (_listener, addr) = bind(&ListenOptions::new().backlog(2).reuse_port(false), 0).unwrap();
+        let (_listener, addr) =
+            bind(&ListenOptions::new().backlog(2).reuse_port(false), 0).unwrap();
         let connect = || TcpStream::connect_timeout(&addr, Duration::from_millis(500));
         let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(10).collect();
         assert_eq!(waiting.len(), 3); // Linux has room for one more than it was told

@@ -6,9 +6,6 @@
 mod address;
 mod listen;
 mod options;
-#[cfg(test)]
-#[cfg_attr(tinylb_loom, allow(dead_code, reason = "the event loop's tests, which use it most, are not built then"))]
-pub(crate) mod script;
 mod stream;
 pub(crate) mod tcp;
 #[cfg(unix)]
@@ -45,21 +42,22 @@ pub(crate) fn is_shortage(err: &io::Error) -> bool {
     #[cfg(windows)]
     const ENOBUFS_AND_ENOSPC: [i32; 2] = [10055, 10024]; // there, the second is "too many open sockets"
     err.kind() == io::ErrorKind::OutOfMemory
-        || err
-            .raw_os_error()
-            .is_some_and(|code| EMFILE_AND_ENFILE.contains(&code) || ENOBUFS_AND_ENOSPC.contains(&code))
+        || err.raw_os_error().is_some_and(|code| {
+            EMFILE_AND_ENFILE.contains(&code) || ENOBUFS_AND_ENOSPC.contains(&code)
+        })
 }
 
 /// Whether a dial failed for want of something local that says nothing of the backend: a port, besides shortages.
 pub(crate) fn is_local_failure(err: &io::Error) -> bool {
-    is_shortage(err) || matches!(err.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+    is_shortage(err)
+        || matches!(err.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
 }
 
 /// Whether an error of `accept` is that of one client who is gone already; the next one may be fine.
 pub(crate) fn is_of_one_client(err: &io::Error) -> bool {
     use io::ErrorKind::{
-        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
-        PermissionDenied, TimedOut,
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable, PermissionDenied, TimedOut,
     };
     // Linux hands a network error that is pending on the new socket out of accept(2).
     const EPROTO: i32 = 71;
@@ -85,7 +83,11 @@ mod tests {
     fn errors_are_sorted_by_whose_they_are() {
         let os = io::Error::from_raw_os_error;
         for shortage in [12, 23, 24, 28, 105] {
-            assert!(is_shortage(&os(shortage)) && is_local_failure(&os(shortage)) && !is_of_one_client(&os(shortage)));
+            assert!(
+                is_shortage(&os(shortage))
+                    && is_local_failure(&os(shortage))
+                    && !is_of_one_client(&os(shortage))
+            );
         }
         // EPERM, EINTR, EPROTO, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH
         for of_one in [1, 4, 71, 100, 101, 103, 104, 110, 113] {

@@ -50,7 +50,13 @@ pub(super) fn apply(socket: &socket2::SockRef<'_>, options: &SocketOptions) -> s
     if let Some(keepalive) = options.keepalive {
         let params = socket2::TcpKeepalive::new().with_time(keepalive.idle);
         // OpenBSD and its like have neither per socket; those systems keep their own.
-        #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd", windows))]
+        #[cfg(any(
+            target_os = "linux",
+            target_os = "android",
+            target_os = "macos",
+            target_os = "freebsd",
+            windows
+        ))]
         let params = params.with_interval(keepalive.interval).with_retries(keepalive.probes);
         socket.set_tcp_keepalive(&params)?;
     }

@@ -29,8 +29,14 @@ pub struct Readiness {
 
 impl Readiness {
     /// Reading and writing are both worth trying: what a transport reports that cannot tell more exactly.
-    pub const READ_WRITE: Self =
-        Self { readable: true, writable: true, read_closed: false, write_closed: false, error: false, priority: false };
+    pub const READ_WRITE: Self = Self {
+        readable: true,
+        writable: true,
+        read_closed: false,
+        write_closed: false,
+        error: false,
+        priority: false,
+    };
 
     /// Whether the peer is gone in both directions.
     pub fn is_hang_up(self) -> bool {

@@ -19,7 +19,9 @@ impl Stream for TcpStream {
         match self.peer_addr() {
             // Where nobody listens, a dial that happens to be given the very port it goes to connects with itself, and
             // would echo its client.
-            Ok(peer) if Self::local_addr(self)? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
+            Ok(peer) if Self::local_addr(self)? == peer => {
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
             Ok(_) => Ok(true),
             Err(not_connected) => match Self::take_error(self)? {
                 Some(err) => Err(err),
@@ -106,11 +108,21 @@ impl Listener for TcpAcceptor {
 }
 
 impl Source for TcpAcceptor {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.listener.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.listener.reregister(registry, token, interests)
     }
 
@@ -136,7 +148,8 @@ mod tests {
 
     #[test]
     fn c5_2_a_socket_that_met_itself_is_not_connected() {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         socket.connect(&socket.local_addr().unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -147,12 +160,15 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")] // elsewhere a full backlog refuses, or takes more than it was told
     fn c5_2_a_socket_that_nobody_has_answered_yet_is_neither_connected_nor_refused() {
-        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let full =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         full.listen(0).unwrap();
         let addr = full.local_addr().unwrap().as_socket().unwrap();
         let mut queued = Vec::new();
-        while let Ok(stream) = std::net::TcpStream::connect_timeout(&addr, std::time::Duration::from_millis(500)) {
+        while let Ok(stream) =
+            std::net::TcpStream::connect_timeout(&addr, std::time::Duration::from_millis(500))
+        {
             queued.push(stream);
         }
         let mut stream = dial(addr, &SocketOptions::default()).unwrap();
@@ -161,7 +177,8 @@ mod tests {
 
     #[test]
     fn c5_2_a_refused_connect_is_told_by_the_socket_itself() {
-        let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let bound =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap(); // and does not listen
         let addr = bound.local_addr().unwrap().as_socket().unwrap();
         let mut stream = dial(addr, &SocketOptions::default()).unwrap();
@@ -178,7 +195,8 @@ mod tests {
     #[test]
     fn a_listener_is_registered_until_it_is_deregistered() {
         let poll = mio::Poll::new().unwrap();
-        let mut listener = TcpAcceptor::new(TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+        let mut listener =
+            TcpAcceptor::new(TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
         listener.register(poll.registry(), Token(1), Interest::READABLE).unwrap();
         assert!(listener.register(poll.registry(), Token(1), Interest::READABLE).is_err());
         listener.deregister(poll.registry()).unwrap();

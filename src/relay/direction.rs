@@ -95,7 +95,9 @@ impl Direction {
             }
             match self.flow {
                 Flow::Ended => return Drive::Ended,
-                Flow::Ending if is_closed_next && to.is_ended_by_closing() => self.flow = Flow::Ended,
+                Flow::Ending if is_closed_next && to.is_ended_by_closing() => {
+                    self.flow = Flow::Ended
+                }
                 Flow::Ending if to.shutdown_write().is_some() => self.flow = Flow::Ended,
                 Flow::Ending => return Drive::Blocked,
                 Flow::Open if to.has_failed() => return Drive::Blocked,
@@ -128,7 +130,14 @@ impl Direction {
     }
 
     /// Writes what was read, an end of stream if it is empty. What the sink does not take is stuck.
-    fn pass_on(&mut self, mut bytes: &[u8], read_size: usize, largest: usize, to: &mut Side, moved: &mut u64) {
+    fn pass_on(
+        &mut self,
+        mut bytes: &[u8],
+        read_size: usize,
+        largest: usize,
+        to: &mut Side,
+        moved: &mut u64,
+    ) {
         if bytes.is_empty() {
             self.flow = Flow::Ending;
             return;
@@ -146,7 +155,8 @@ impl Direction {
         } else if filled_the_read {
             self.full_reads += 1;
             if self.full_reads == READS_TO_GROW {
-                (self.read_size, self.full_reads) = ((self.read_size * 2).min(largest.max(SMALLEST_READ)), 0);
+                (self.read_size, self.full_reads) =
+                    ((self.read_size * 2).min(largest.max(SMALLEST_READ)), 0);
             }
         }
     }
@@ -158,7 +168,7 @@ mod tests {
 
     use super::*;
     use crate::net::Readiness;
-    use crate::net::script::{Act, Script, Seen};
+    use crate::testing::script::{Act, Script, Seen};
 
     /// Both sides of a direction, with everything that events could have said.
     struct Rig {
@@ -191,7 +201,14 @@ mod tests {
         }
 
         fn drive(&mut self, budget: usize) -> Drive {
-            self.direction.drive(&mut self.from, &mut self.to, &mut self.scratch, budget, &mut self.moved, false)
+            self.direction.drive(
+                &mut self.from,
+                &mut self.to,
+                &mut self.scratch,
+                budget,
+                &mut self.moved,
+                false,
+            )
         }
 
         fn received(&self) -> Vec<u8> {
@@ -239,7 +256,8 @@ mod tests {
 
     #[test]
     fn c6_3_nothing_is_read_while_something_is_stuck_and_then_nothing_is_held() {
-        let source = Script::new().reads([Act::Data(pattern(100)), Act::Data(pattern(100)), Act::Block]);
+        let source =
+            Script::new().reads([Act::Data(pattern(100)), Act::Data(pattern(100)), Act::Block]);
         let read = source.seen();
         let mut rig = Rig::new(source, Script::new().takes([10, 0]));
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
@@ -258,7 +276,11 @@ mod tests {
         let mut rig = Rig::new(source, Script::new().takes(sizes));
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
         assert_eq!(rig.received().len(), READS_TO_GROW as usize * (16 + 32 + 64) * 1024 + 5);
-        assert_eq!(rig.direction.stuck.len(), 64 * 1024 - 5, "at most one read of the largest size");
+        assert_eq!(
+            rig.direction.stuck.len(),
+            64 * 1024 - 5,
+            "at most one read of the largest size"
+        );
         assert_eq!((rig.direction.read_size, rig.direction.full_reads), (32 * 1024, 0));
     }
 
@@ -274,7 +296,9 @@ mod tests {
 
     #[test]
     fn c6_4_an_end_after_an_error_is_a_cut_and_not_an_end() {
-        let source = Script::new().reads([Act::Data(b"before".to_vec()), Act::End]).error(ErrorKind::ConnectionReset);
+        let source = Script::new()
+            .reads([Act::Data(b"before".to_vec()), Act::End])
+            .error(ErrorKind::ConnectionReset);
         let mut rig = Rig::new(source, Script::new());
         rig.from.note(Readiness { error: true, ..Readiness::default() });
         assert_eq!(rig.from.failure().unwrap().kind(), ErrorKind::ConnectionReset);
@@ -311,7 +335,9 @@ mod tests {
 
     #[test]
     fn a_short_read_ends_reading_only_where_the_stream_guarantees_it_and_the_peer_goes_on() {
-        let script = || Script::new().reads([Act::Data(b"x".to_vec()), Act::Data(b"y".to_vec()), Act::Block]);
+        let script = || {
+            Script::new().reads([Act::Data(b"x".to_vec()), Act::Data(b"y".to_vec()), Act::Block])
+        };
         let reads = |script: Script, event: Readiness| {
             let seen = script.seen();
             let mut rig = Rig::new(script, Script::new());
@@ -378,9 +404,13 @@ mod tests {
     #[test]
     fn c6_2_the_end_is_left_to_the_closing_only_where_it_follows_and_is_enough() {
         let ended_by_closing = |sink: Script, is_closed_next| {
-            let mut rig = Rig::new(Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]), sink);
+            let mut rig =
+                Rig::new(Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]), sink);
             let Rig { direction, from, to, scratch, moved, .. } = &mut rig;
-            assert_eq!(direction.drive(from, to, scratch, 1000, moved, is_closed_next), Drive::Ended);
+            assert_eq!(
+                direction.drive(from, to, scratch, 1000, moved, is_closed_next),
+                Drive::Ended
+            );
             assert_eq!(rig.received(), b"tail");
             !rig.sink.is_shut()
         };
@@ -400,7 +430,8 @@ mod tests {
 
     #[test]
     fn a_preface_goes_first_and_only_once() {
-        let mut rig = Rig::new(Script::new().reads([Act::Data(b"body".to_vec()), Act::End]), Script::new());
+        let mut rig =
+            Rig::new(Script::new().reads([Act::Data(b"body".to_vec()), Act::End]), Script::new());
         rig.direction = Direction::new(b"head ".to_vec());
         assert_eq!(rig.drive(1000), Drive::Ended);
         assert_eq!(rig.received(), b"head body");

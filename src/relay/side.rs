@@ -159,7 +159,10 @@ impl Side {
         self.stream.drop_closes() && !self.has_failed()
     }
 
-    fn attempt<T>(&mut self, mut output: impl FnMut(&mut dyn Stream) -> io::Result<T>) -> Option<T> {
+    fn attempt<T>(
+        &mut self,
+        mut output: impl FnMut(&mut dyn Stream) -> io::Result<T>,
+    ) -> Option<T> {
         while self.writable && !self.has_failed() {
             match repeat_interrupted(|| output(&mut *self.stream)) {
                 Ok(done) => return Some(done),
@@ -209,7 +212,7 @@ mod tests {
     use std::io::ErrorKind;
 
     use super::*;
-    use crate::net::script::{Act, Script};
+    use crate::testing::script::{Act, Script};
 
     fn data() -> Script {
         Script::new().reads([Act::Data(b"x".to_vec()), Act::Block])
@@ -230,12 +233,16 @@ mod tests {
     #[test]
     fn c6_4_whatever_an_event_says_of_an_end_is_a_reason_to_try() {
         let nothing = Readiness::default();
-        for event in [Readiness { read_closed: true, ..nothing }, Readiness { error: true, ..nothing }] {
+        for event in
+            [Readiness { read_closed: true, ..nothing }, Readiness { error: true, ..nothing }]
+        {
             let mut side = side(data());
             side.note(event);
             assert_eq!(side.read(&mut [0; 9]), Some(1), "{event:?}");
         }
-        for event in [Readiness { write_closed: true, ..nothing }, Readiness { error: true, ..nothing }] {
+        for event in
+            [Readiness { write_closed: true, ..nothing }, Readiness { error: true, ..nothing }]
+        {
             let mut side = side(Script::new().takes([0]));
             assert_eq!(side.write(b"x"), None);
             side.note(event);
@@ -245,7 +252,8 @@ mod tests {
 
     #[test]
     fn c6_4_the_first_error_stays_and_nothing_is_written_after_it() {
-        let script = Script::new().error(ErrorKind::TimedOut).reads([Act::Fail(ErrorKind::ConnectionReset)]);
+        let script =
+            Script::new().error(ErrorKind::TimedOut).reads([Act::Fail(ErrorKind::ConnectionReset)]);
         let mut side = side(script);
         side.note(Readiness { error: true, ..Readiness::default() });
         assert_eq!((side.read(&mut [0; 9]), side.write(b"x")), (None, None));
@@ -272,7 +280,9 @@ mod tests {
             Act::Data(b"reads stop".to_vec()),
             Act::Fail(ErrorKind::ConnectionReset),
         ];
-        let mut side = side(Script::new().reads(words).drained_by_short_reads().write_error(ErrorKind::BrokenPipe));
+        let mut side = side(
+            Script::new().reads(words).drained_by_short_reads().write_error(ErrorKind::BrokenPipe),
+        );
         assert_eq!(side.write(b"x"), None);
         assert_eq!(
             [side.read(&mut [0; 99]), side.read(&mut [0; 99]), side.read(&mut [0; 99])],
@@ -286,13 +296,19 @@ mod tests {
         assert!(!side(Script::new().write_error(ErrorKind::WouldBlock)).is_gone(hang_up));
         let mut gone = side(Script::new().write_error(ErrorKind::BrokenPipe));
         let half_closed = Readiness { write_closed: false, ..hang_up };
-        assert!(!gone.is_gone(Readiness::READ_WRITE) && !gone.is_gone(half_closed) && gone.is_gone(hang_up));
+        assert!(
+            !gone.is_gone(Readiness::READ_WRITE)
+                && !gone.is_gone(half_closed)
+                && gone.is_gone(hang_up)
+        );
     }
 
     #[test]
     fn c5_4_a_hang_up_is_borne_out_though_a_signal_interrupts() {
         let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
-        assert!(side(Script::new().interrupted(2).write_error(ErrorKind::BrokenPipe)).is_gone(hang_up));
+        assert!(
+            side(Script::new().interrupted(2).write_error(ErrorKind::BrokenPipe)).is_gone(hang_up)
+        );
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Mortal {
                 Death::Close => peer.write_all(LAST_WORDS).unwrap(),
             }
         });
-        let rig = Rig::new(Server::builder(), 1, if is_plain { lab.of_plain_sockets() } else { lab });
+        let rig =
+            Rig::new(Server::builder(), 1, if is_plain { lab.of_plain_sockets() } else { lab });
         rig.balancer.update(Self::set(&rig, addr));
         Self { rig, talk: Talk::new(7, 3_000, 3_000, Order::Together) }
     }
@@ -152,7 +153,9 @@ fn c5_3_a_backend_that_resets_before_it_counts_as_connected_is_failed_over() {
 
 #[test]
 fn c3_10_a_backend_that_resets_once_it_counts_as_connected_is_a_reset_for_its_client() {
-    for (side, call) in [(Side::Client, Call::Read), (Side::Backend, Call::Write), (Side::Backend, Call::Read)] {
+    for (side, call) in
+        [(Side::Client, Call::Read), (Side::Backend, Call::Write), (Side::Backend, Call::Read)]
+    {
         // A plain socket is not asked to read before an event tells of something.
         let is_read = (side, call) == (Side::Backend, Call::Read);
         for is_plain in [false, !is_read] {
@@ -170,9 +173,13 @@ fn c3_10_a_backend_that_resets_once_it_counts_as_connected_is_a_reset_for_its_cl
 
 /// No event but the first tells of any of it.
 #[test]
-fn c6_1_what_a_backend_says_and_its_end_reach_the_client_though_they_came_before_it_was_looked_at() {
-    let moments =
-        [(Side::Backend, Call::Register), (Side::Backend, Call::Translate), (Side::Backend, Call::CheckConnect)];
+fn c6_1_what_a_backend_says_and_its_end_reach_the_client_though_they_came_before_it_was_looked_at()
+{
+    let moments = [
+        (Side::Backend, Call::Register),
+        (Side::Backend, Call::Translate),
+        (Side::Backend, Call::CheckConnect),
+    ];
     for (side, call) in moments {
         for is_plain in [false, true] {
             let Mortal { rig, .. } = Mortal::new(side, call, Death::Close, is_plain);

@@ -56,7 +56,9 @@ impl Manner {
             (Self::InPieces, Call::Write) => Fault::AtMost(700),
             (Self::Blocking, Call::Read) if moment.nth % 2 == 0 => Fault::Block,
             (Self::Blocking, Call::Write) if moment.nth % 3 != 0 => Fault::Block,
-            (Self::Blocking, Call::Flush | Call::ShutdownWrite | Call::CheckConnect) if moment.nth % 2 == 0 => {
+            (Self::Blocking, Call::Flush | Call::ShutdownWrite | Call::CheckConnect)
+                if moment.nth % 2 == 0 =>
+            {
                 Fault::Block
             }
             (Self::Blocking, Call::Write) => Fault::AtMost(900),
@@ -159,16 +161,21 @@ impl Life {
     }
 
     fn fault(&self, moment: Moment) -> Fault {
-        if self.mishap == Mishap::ErrorInDrain && (moment.call, moment.stream) == (Call::Register, 1) {
+        if self.mishap == Mishap::ErrorInDrain
+            && (moment.call, moment.stream) == (Call::Register, 1)
+        {
             self.hands.get().unwrap().control.drain(PATIENCE * 3).unwrap();
         }
         if self.mishap == Mishap::Removal && (moment.side, moment.stream) == (Side::Backend, 1) {
             // The first update was the set to begin with.
-            let is_removed = self.has_struck() && self.hands.get().unwrap().books.lock().updates == 2;
+            let is_removed =
+                self.has_struck() && self.hands.get().unwrap().books.lock().updates == 2;
             self.was_touched.fetch_or(is_removed, Ordering::SeqCst);
         }
         // The pair in question is the second that there is.
-        if (moment.side, moment.call, moment.stream, moment.nth) == (self.side, self.call, 1, self.nth) {
+        if (moment.side, moment.call, moment.stream, moment.nth)
+            == (self.side, self.call, 1, self.nth)
+        {
             self.has_struck.store(true, Ordering::SeqCst);
             let Hands { control, without_target, .. } = self.hands.get().unwrap();
             match self.mishap {
@@ -195,7 +202,10 @@ impl Life {
         let talk = self.talk();
         let end = rig.books.end_of(1);
         assert!(self.due(rig).contains(&end.reason), "{:?}", end.reason);
-        assert!(!self.was_touched.load(Ordering::SeqCst), "C3.5: touched after the removal was applied");
+        assert!(
+            !self.was_touched.load(Ordering::SeqCst),
+            "C3.5: touched after the removal was applied"
+        );
         let got_header = end.bytes_up >= HEADER as u64;
         let reports = rig.reports(1 + usize::from(got_header));
         let at_backend = reports.get(&talk.seed).map(|(_, received)| received);
@@ -208,7 +218,8 @@ impl Life {
             client.assert_complete(&talk.bytes_down());
             at_backend.unwrap().assert_complete(&talk.bytes_up());
         } else if cfg!(feature = "socket2") {
-            let ends = [Some(client), at_backend].map(|received| received.map(|received| received.end));
+            let ends =
+                [Some(client), at_backend].map(|received| received.map(|received| received.end));
             assert!(ends.contains(&Some(StreamEnd::Reset)), "C3.10: {ends:?}");
         }
         if self.call == Call::Read
@@ -226,14 +237,17 @@ impl Life {
         }
         // Nobody is left to ask where the balancer has ended.
         if let Ok(stats) = rig.balancer.control.stats() {
-            let counted: u64 = stats.backends.iter().map(|backend| backend.usage.dial_failures).sum();
+            let counted: u64 =
+                stats.backends.iter().map(|backend| backend.usage.dial_failures).sum();
             assert_eq!(counted, rig.books.lock().failed.len() as u64);
         }
     }
 
     /// The reasons that the pair may end for.
     fn due(&self, rig: &Rig) -> &'static [EndReason] {
-        use EndReason::{BackendFailed, ClientFailed, Finished, LocalFailure, Shutdown, TargetRemoved};
+        use EndReason::{
+            BackendFailed, ClientFailed, Finished, LocalFailure, Shutdown, TargetRemoved,
+        };
         let books = rig.books.lock();
         if !self.has_struck() {
             return &[Finished];
@@ -331,7 +345,8 @@ fn c6_4_what_a_side_had_sent_goes_on_though_nothing_can_be_written_to_it_any_mor
         let client = connect(rig.balancer.addr);
         let (backend, _) = listener.accept().unwrap();
         impatient(&backend);
-        let (mut failing_peer, mut other) = if failing == Side::Client { (client, backend) } else { (backend, client) };
+        let (mut failing_peer, mut other) =
+            if failing == Side::Client { (client, backend) } else { (backend, client) };
         let sent = pattern(10_000);
         failing_peer.write_all(&sent).unwrap();
 

@@ -271,7 +271,8 @@ impl Stream for Faulty {
     }
 
     fn translate(&self, event: Readiness) -> Readiness {
-        *self.lab.record.lock().unwrap().told.entry((self.side, self.number)).or_default() |= flags(event);
+        *self.lab.record.lock().unwrap().told.entry((self.side, self.number)).or_default() |=
+            flags(event);
         let mut event = self.inner.translate(event);
         if let Fault::Say(more) = self.fault(Call::Translate) {
             let all = flags(event) | more;
@@ -291,14 +292,24 @@ impl Stream for Faulty {
 }
 
 impl Source for Faulty {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.lab.registry.get_or_init(|| registry.try_clone().unwrap());
         self.suffer(Call::Register)?;
         self.registered = Some((token, interests));
         self.inner.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.inner.reregister(registry, token, interests)
     }
 
@@ -345,13 +356,23 @@ impl Listener for FaultyListener {
 }
 
 impl Source for FaultyListener {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.lab.registry.get_or_init(|| registry.try_clone().unwrap());
         self.registered = Some((token, interests));
         self.inner.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.inner.reregister(registry, token, interests)
     }
 
@@ -381,7 +402,10 @@ impl Backend for FaultyBackend {
         if let Fault::Fail(code) = self.lab.first_fault(Side::Backend, Call::Dial) {
             return Err(io::Error::from_raw_os_error(code));
         }
-        Ok(self.inner.dial(request)?.map_stream(|stream| Faulty::new(stream, Side::Backend, &self.lab)))
+        Ok(self
+            .inner
+            .dial(request)?
+            .map_stream(|stream| Faulty::new(stream, Side::Backend, &self.lab)))
     }
 
     fn attempts(&self) -> u32 {

@@ -67,10 +67,16 @@ fn change_sets(rig: &Rig, chance: &mut Random) {
         let mut set: BackendSet = rig.set();
         set.retain(|_| !chance.one_in(3));
         let update = match chance.one_in(3) {
-            true => rig.balancer.control.update_draining(set, Duration::from_millis(chance.next() % 50)),
+            true => {
+                rig.balancer.control.update_draining(set, Duration::from_millis(chance.next() % 50))
+            }
             false => rig.balancer.control.update(set),
         };
-        update.unwrap().wait_timeout(crate::util::PATIENCE).unwrap().expect("the update is not applied");
+        update
+            .unwrap()
+            .wait_timeout(crate::util::PATIENCE)
+            .unwrap()
+            .expect("the update is not applied");
         rig.assert_adds_up();
         thread::sleep(Duration::from_millis(chance.next() % 8));
     }
@@ -82,18 +88,17 @@ fn c6_1_whatever_goes_wrong_what_arrives_is_true_and_each_client_is_accounted_fo
     with_seeds(0..24, |seed| {
         let mut chance = Random::of(&[seed]);
         let lab = Arc::new(Lab::new(move |moment| fault(seed, moment)));
-        let builder = Server::builder().seed(seed).max_connections(chance.within(2..12)).buffer_size(chance.pick(&[
-            1,
-            100,
-            16 * 1024,
-            256 * 1024,
-        ]));
+        let builder = Server::builder()
+            .seed(seed)
+            .max_connections(chance.within(2..12))
+            .buffer_size(chance.pick(&[1, 100, 16 * 1024, 256 * 1024]));
         let rig = Rig::with(builder, 3, &lab, crate::util::listener());
         let addr = rig.balancer.addr;
         let whole = thread::scope(|scope| {
             let client = |client| {
                 move || {
-                    let talks = (client * TALKS..(client + 1) * TALKS).map(|number| talk(seed, number));
+                    let talks =
+                        (client * TALKS..(client + 1) * TALKS).map(|number| talk(seed, number));
                     talks
                         .filter(|talk| {
                             let received = talk.hold(addr);
@@ -118,7 +123,10 @@ fn c6_1_whatever_goes_wrong_what_arrives_is_true_and_each_client_is_accounted_fo
         } else {
             rig.wait_for_ends((CLIENTS * TALKS) as usize);
             let finished = rig.balancer.stats().ended.of(EndReason::Finished);
-            assert!(finished <= whole || cfg!(not(feature = "socket2")), "{finished} finished, and {whole} saw that");
+            assert!(
+                finished <= whole || cfg!(not(feature = "socket2")),
+                "{finished} finished, and {whole} saw that"
+            );
             rig.end();
         }
     });

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tinylb::{EndReason, Server, UnixBackend};
 
 use crate::faulty::{
-    Call, ERROR, Fault, FaultyBackend, Flags, Lab, Moment, PRIORITY, READ_CLOSED, READABLE, Side, WRITABLE,
-    WRITE_CLOSED,
+    Call, ERROR, Fault, FaultyBackend, Flags, Lab, Moment, PRIORITY, READ_CLOSED, READABLE, Side,
+    WRITABLE, WRITE_CLOSED,
 };
 use crate::random::{Random, with_seeds};
 use crate::rig::Rig;
@@ -28,7 +28,8 @@ fn chance(seed: u64, moment: Moment) -> Random {
 fn assert_nothing_changes(rig: Rig, talks: &[Talk]) {
     let addr = rig.balancer.addr;
     thread::scope(|scope| {
-        let clients: Vec<_> = talks.iter().map(|talk| (talk, scope.spawn(move || talk.hold(addr)))).collect();
+        let clients: Vec<_> =
+            talks.iter().map(|talk| (talk, scope.spawn(move || talk.hold(addr)))).collect();
         for (talk, client) in clients {
             client.join().unwrap().assert_complete(&talk.bytes_down());
         }
@@ -71,15 +72,17 @@ fn c6_1_every_byte_arrives_once_and_in_order_whatever_pieces_the_sockets_take_an
 }
 
 #[test]
-fn c6_1_so_it_does_if_each_call_blocks_after_one_byte_and_only_its_own_event_tells_that_it_can_go_on() {
+fn c6_1_so_it_does_if_each_call_blocks_after_one_byte_and_only_its_own_event_tells_that_it_can_go_on()
+ {
     for blocked in [&[Call::Read][..], &[Call::Write], &[Call::Read, Call::Write]] {
         for side in [Some(Side::Client), Some(Side::Backend), None] {
-            let plan =
-                move |moment: Moment| match blocked.contains(&moment.call) && side.is_none_or(|s| s == moment.side) {
-                    true if moment.nth % 2 == 0 => Fault::Block,
-                    true => Fault::AtMost(1),
-                    false => Fault::Nothing,
-                };
+            let plan = move |moment: Moment| match blocked.contains(&moment.call)
+                && side.is_none_or(|s| s == moment.side)
+            {
+                true if moment.nth % 2 == 0 => Fault::Block,
+                true => Fault::AtMost(1),
+                false => Fault::Nothing,
+            };
             assert_nothing_changes(Rig::new(Server::builder(), 2, Lab::new(plan)), &talks(1_500));
         }
     }
@@ -96,13 +99,18 @@ fn c6_1_so_it_does_if_all_that_may_block_does() {
                     1 => Fault::Nothing,
                     _ => Fault::AtMost(1 << chance.within(0..12)),
                 },
-                Call::Flush | Call::ShutdownWrite | Call::CheckConnect | Call::Accept if chance.one_in(2) => {
+                Call::Flush | Call::ShutdownWrite | Call::CheckConnect | Call::Accept
+                    if chance.one_in(2) =>
+                {
                     Fault::Block
                 }
                 _ => Fault::Nothing,
             }
         };
-        assert_nothing_changes(Rig::new(Server::builder().seed(seed), 3, Lab::new(plan)), &talks(60_000));
+        assert_nothing_changes(
+            Rig::new(Server::builder().seed(seed), 3, Lab::new(plan)),
+            &talks(60_000),
+        );
     });
 }
 
@@ -146,9 +154,15 @@ fn c9_1_interrupted_calls_are_made_again_and_change_nothing() {
         let rig = Rig::new(Server::builder(), 2, Lab::new(plan));
         let lab = rig.lab.clone();
         assert_nothing_changes(rig, &talks(20_000));
-        for call in
-            [Call::Accept, Call::Dial, Call::CheckConnect, Call::Read, Call::Write, Call::Flush, Call::ShutdownWrite]
-        {
+        for call in [
+            Call::Accept,
+            Call::Dial,
+            Call::CheckConnect,
+            Call::Read,
+            Call::Write,
+            Call::Flush,
+            Call::ShutdownWrite,
+        ] {
             let struck = lab.faults().iter().any(|(moment, _)| moment.call == call);
             assert!(struck, "{call:?} was never interrupted");
         }

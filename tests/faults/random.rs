@@ -39,7 +39,8 @@ impl Random {
     }
 
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| self.next().to_be_bytes()).collect();
+        let mut bytes: Vec<u8> =
+            (0..len.div_ceil(8)).flat_map(|_| self.next().to_be_bytes()).collect();
         bytes.truncate(len);
         bytes
     }
@@ -55,7 +56,8 @@ pub(crate) fn with_seeds(seeds: Range<u64>, mut test: impl FnMut(u64)) {
             }
         }
     }
-    let chosen = env::var("TINYLB_FAULT_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
+    let chosen =
+        env::var("TINYLB_FAULT_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
     for seed in chosen.map_or(seeds, |seed: u64| seed..seed + 1) {
         let named = Named(seed);
         test(seed);

@@ -64,8 +64,16 @@ fn c3_2_events_of_a_crowd_that_was_removed_do_not_reach_those_who_have_its_slots
     for (seed, newcomer) in (0..).zip(newcomers) {
         let talk = Talk::new(seed, 200, 200, Order::ALL[seed as usize % 3]);
         talk.hold_by(newcomer).assert_complete(&talk.bytes_down());
-        assert_eq!(lab.told(Side::Client, CROWD + seed as usize) & (PRIORITY | ERROR), 0, "an event of another");
-        assert_eq!(lab.told(Side::Backend, CROWD + seed as usize) & (PRIORITY | ERROR), 0, "an event of another");
+        assert_eq!(
+            lab.told(Side::Client, CROWD + seed as usize) & (PRIORITY | ERROR),
+            0,
+            "an event of another"
+        );
+        assert_eq!(
+            lab.told(Side::Backend, CROWD + seed as usize) & (PRIORITY | ERROR),
+            0,
+            "an event of another"
+        );
     }
     rig.reports(NEWCOMERS);
     rig.wait_for_ends(CROWD + NEWCOMERS);

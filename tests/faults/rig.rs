@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use tinylb::{
-    Applied, AttemptFailed, BackendSet, Builder, Client, Connected, EndReason, Ended, IntoListener, Listener, Observer,
-    TcpBackend, Usage,
+    Applied, AttemptFailed, BackendSet, Builder, Client, Connected, EndReason, Ended, IntoListener,
+    Listener, Observer, TcpBackend, Usage,
 };
 
 use crate::faulty::{FaultyBackend, FaultyListener, Lab};
@@ -31,12 +31,18 @@ impl Rig {
     }
 
     #[track_caller]
-    pub(crate) fn with(builder: Builder, backends: usize, lab: &Arc<Lab>, listener: impl IntoListener) -> Self {
+    pub(crate) fn with(
+        builder: Builder,
+        backends: usize,
+        lab: &Arc<Lab>,
+        listener: impl IntoListener,
+    ) -> Self {
         let (sender, reports) = mpsc::channel();
         let backends: Vec<_> = (0..backends).map(|_| Answering::new(sender.clone())).collect();
         let set = set_of(lab, &backends.iter().map(|backend| backend.addr).collect::<Vec<_>>());
         let books = Books::default();
-        let listener: Box<dyn Listener> = Box::new(FaultyListener::new(listener.into_listener().unwrap(), lab));
+        let listener: Box<dyn Listener> =
+            Box::new(FaultyListener::new(listener.into_listener().unwrap(), lab));
         let server = builder.backends(set).observer(books.clone()).build(listener).unwrap();
         let addr = server.local_addr().ip().unwrap_or(([0; 4], 0).into());
         let control = server.control();
@@ -67,7 +73,11 @@ impl Rig {
         while reports.len() < count {
             let report = self.report();
             if let Some(talk) = report.0 {
-                assert!(reports.insert(talk.seed, report).is_none(), "conversation {} was had twice", talk.seed);
+                assert!(
+                    reports.insert(talk.seed, report).is_none(),
+                    "conversation {} was had twice",
+                    talk.seed
+                );
             }
         }
         reports
@@ -76,7 +86,9 @@ impl Rig {
     /// Waits until this many clients have ended.
     #[track_caller]
     pub(crate) fn wait_for_ends(&self, count: usize) {
-        wait_for("the clients have ended", || (self.books.lock().ended.len() >= count).then_some(()));
+        wait_for("the clients have ended", || {
+            (self.books.lock().ended.len() >= count).then_some(())
+        });
         self.assert_adds_up();
     }
 
@@ -85,15 +97,25 @@ impl Rig {
     pub(crate) fn assert_adds_up(&self) {
         let stats = self.balancer.stats();
         let mut sum = stats.departed;
-        for Usage { open, total, dial_failures, bytes_up, bytes_down, .. } in stats.backends.iter().map(|b| b.usage) {
+        for Usage { open, total, dial_failures, bytes_up, bytes_down, .. } in
+            stats.backends.iter().map(|b| b.usage)
+        {
             sum.open += open;
             sum.total += total;
             sum.dial_failures += dial_failures;
             sum.bytes_up += bytes_up;
             sum.bytes_down += bytes_down;
         }
-        assert_eq!((sum.open, sum.total), (stats.open, stats.open + stats.ended.total()), "C8.1: {stats:?}");
-        assert_eq!((sum.bytes_up, sum.bytes_down), (stats.bytes_up, stats.bytes_down), "C8.1: {stats:?}");
+        assert_eq!(
+            (sum.open, sum.total),
+            (stats.open, stats.open + stats.ended.total()),
+            "C8.1: {stats:?}"
+        );
+        assert_eq!(
+            (sum.bytes_up, sum.bytes_down),
+            (stats.bytes_up, stats.bytes_down),
+            "C8.1: {stats:?}"
+        );
     }
 
     /// Shuts the balancer down: nothing of it is left, and its books balance.
@@ -109,10 +131,14 @@ impl Rig {
         let summary = self.balancer.thread.join().unwrap();
         assert_eq!(self.lab.open(), 0, "streams are still open");
         let books = self.books.lock();
-        let (refused, served) = books.ended.values().partition::<Vec<_>, _>(|end| !end.was_connected);
+        let (refused, served) =
+            books.ended.values().partition::<Vec<_>, _>(|end| !end.was_connected);
         assert_eq!(books.accepted, books.ended.len() as u64, "C8.2: not one end for each client");
         assert_eq!(summary.accepted, books.accepted);
-        assert_eq!((summary.refused.total(), summary.ended.total()), (refused.len() as u64, served.len() as u64));
+        assert_eq!(
+            (summary.refused.total(), summary.ended.total()),
+            (refused.len() as u64, served.len() as u64)
+        );
         let sum = |bytes: fn(&End) -> u64| served.iter().map(|end| bytes(end)).sum::<u64>();
         assert_eq!(summary.bytes_up, sum(|end| end.bytes_up));
         assert_eq!(summary.bytes_down, sum(|end| end.bytes_down));

@@ -54,14 +54,21 @@ impl Shortage {
 fn rig(builder: Builder, backends: usize, shortages: &[&Shortage]) -> Rig {
     let shortages: Vec<Shortage> = shortages.iter().map(|shortage| (*shortage).clone()).collect();
     let lab = Lab::new(move |moment: Moment| {
-        let of_this_call = shortages.iter().filter(|short| (short.side, short.call) == (moment.side, moment.call));
-        match of_this_call.map(|short| short.error.load(Ordering::SeqCst)).find(|error| *error != 0) {
+        let of_this_call =
+            shortages.iter().filter(|short| (short.side, short.call) == (moment.side, moment.call));
+        match of_this_call.map(|short| short.error.load(Ordering::SeqCst)).find(|error| *error != 0)
+        {
             Some(error) => Fault::Fail(error),
             None => Fault::Nothing,
         }
     });
     let ejection = Ejection { failures: 1, ..Ejection::default() };
-    Rig::with(builder.connect_timeout(LONG).ejection(ejection), backends, &Arc::new(lab), narrow_listener())
+    Rig::with(
+        builder.connect_timeout(LONG).ejection(ejection),
+        backends,
+        &Arc::new(lab),
+        narrow_listener(),
+    )
 }
 
 /// How many clients the backlog of [`narrow_listener`] holds.
@@ -104,8 +111,8 @@ fn assert_served(rig: &Rig, talk: &Talk, stream: TcpStream) {
 #[test]
 fn c4_3_a_shortage_at_dial_then_at_accept_with_a_full_backlog_rests_and_is_over_when_it_is_over() {
     for error in [EMFILE, ENFILE, ENOBUFS, ENOMEM] {
-        let [at_accept, at_dial] =
-            [(Side::Client, Call::Accept), (Side::Backend, Call::Dial)].map(|(s, c)| Shortage::of(s, c));
+        let [at_accept, at_dial] = [(Side::Client, Call::Accept), (Side::Backend, Call::Dial)]
+            .map(|(s, c)| Shortage::of(s, c));
         let rig = rig(Server::builder().dial_limit(LONG), 2, &[&at_accept, &at_dial]);
         at_dial.begin(error);
         let mut streams = vec![talk(0).begin(rig.balancer.addr)];
@@ -155,13 +162,15 @@ fn c4_3_so_does_a_shortage_of_what_it_takes_to_register_a_backend() {
 }
 
 #[test]
-fn c4_3_a_client_that_cannot_be_registered_is_refused_and_those_behind_it_wait_for_a_pause_to_end() {
+fn c4_3_a_client_that_cannot_be_registered_is_refused_and_those_behind_it_wait_for_a_pause_to_end()
+{
     let short = Shortage::of(Side::Client, Call::Register);
     let rig = rig(Server::builder().dial_limit(LONG), 1, &[&short]);
     short.begin(ENOSPC);
     let (addr, start) = (rig.balancer.addr, Instant::now());
     let (pauses, ends) = thread::scope(|scope| {
-        let clients: Vec<_> = (0..BACKLOG as u64).map(|seed| scope.spawn(move || talk(seed).hold(addr))).collect();
+        let clients: Vec<_> =
+            (0..BACKLOG as u64).map(|seed| scope.spawn(move || talk(seed).hold(addr))).collect();
         let of_local_failure = |stats: &Stats| stats.refused.of(EndReason::LocalFailure);
         rig.balancer.wait_for("some are refused", |stats| of_local_failure(stats) >= 2);
         short.end();
@@ -170,7 +179,11 @@ fn c4_3_a_client_that_cannot_be_registered_is_refused_and_those_behind_it_wait_f
     });
 
     let refused = rig.balancer.stats().refused.of(EndReason::LocalFailure);
-    let whole = (0..).map(talk).zip(&ends).filter(|(talk, received)| received.bytes == talk.bytes_down()).count();
+    let whole = (0..)
+        .map(talk)
+        .zip(&ends)
+        .filter(|(talk, received)| received.bytes == talk.bytes_down())
+        .count();
     assert!(u128::from(refused) <= pauses + 2, "{refused} refused in {pauses} pauses");
     assert_eq!(whole as u64, BACKLOG as u64 - refused);
     rig.end();
@@ -223,7 +236,8 @@ fn c4_3_a_want_of_ports_at_accept_rests_as_any_error_that_is_not_of_one_client()
         let short = Shortage::of(Side::Client, Call::Accept);
         let rig = rig(Server::builder().dial_limit(LONG), 1, &[&short]);
         short.begin(error);
-        let streams: Vec<_> = (0..BACKLOG as u64).map(|seed| talk(seed).begin(rig.balancer.addr)).collect();
+        let streams: Vec<_> =
+            (0..BACKLOG as u64).map(|seed| talk(seed).begin(rig.balancer.addr)).collect();
 
         assert_made_now_and_then(&rig, Call::Accept);
         short.end();

@@ -27,7 +27,8 @@ fn c9_1_signals_on_its_thread_end_and_hold_up_nothing() {
     let (handled, is_over) = (Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
     signal_hook::flag::register_usize(signal_hook::consts::SIGUSR1, handled.clone(), 1).unwrap();
     let (backend, observer) = (TestBackend::echo("a"), WhereItRuns::default());
-    let balancer = Balancer::with(Server::builder().observer(observer.clone()), set([("a", backend.addr)]));
+    let balancer =
+        Balancer::with(Server::builder().observer(observer.clone()), set([("a", backend.addr)]));
     let (mut client, _) = balancer.tagged_client();
     let balancers = *observer.0.get().unwrap();
 

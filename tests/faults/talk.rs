@@ -136,7 +136,11 @@ impl Talk {
         impatient(&stream);
         let mut header = [0; HEADER];
         if let Err(err) = stream.read_exact(&mut header) {
-            let end = if err.kind() == io::ErrorKind::UnexpectedEof { StreamEnd::Clean } else { StreamEnd::Reset };
+            let end = if err.kind() == io::ErrorKind::UnexpectedEof {
+                StreamEnd::Clean
+            } else {
+                StreamEnd::Reset
+            };
             return (None, Received { bytes: Vec::new(), end });
         }
         let talk = Self::from_header(header);
@@ -168,18 +172,29 @@ impl Received {
     /// What came was sent so, and what ended as if it were complete is.
     #[track_caller]
     pub(crate) fn assert_honest(&self, sent: &[u8]) {
-        if let Some(at) = self.bytes.iter().zip(sent).position(|(received, sent)| received != sent) {
+        if let Some(at) = self.bytes.iter().zip(sent).position(|(received, sent)| received != sent)
+        {
             panic!("byte {at} of {} is wrong", self.bytes.len());
         }
         assert!(self.bytes.len() <= sent.len(), "{} bytes too many", self.bytes.len() - sent.len());
         let looks_complete = self.end == StreamEnd::Clean && cfg!(feature = "socket2");
         let is_complete = self.bytes.len() == sent.len();
-        assert!(is_complete || !looks_complete, "a clean end after {} of {}", self.bytes.len(), sent.len());
+        assert!(
+            is_complete || !looks_complete,
+            "a clean end after {} of {}",
+            self.bytes.len(),
+            sent.len()
+        );
     }
 }
 
 /// Sends and receives, one `first` or both at once.
-fn exchange(mut stream: TcpStream, mine: &[u8], first: Option<bool>, reset_after: Option<usize>) -> Received {
+fn exchange(
+    mut stream: TcpStream,
+    mine: &[u8],
+    first: Option<bool>,
+    reset_after: Option<usize>,
+) -> Received {
     if let Some(len) = reset_after {
         let _ = stream.write_all(&mine[..len.min(mine.len())]);
         reset(stream);

@@ -55,7 +55,11 @@ impl Backend for Watched {
     }
 
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
-        self.book.dialled(&request.client_addr().to_string(), self.number, (self.key.clone(), self.target));
+        self.book.dialled(
+            &request.client_addr().to_string(),
+            self.number,
+            (self.key.clone(), self.target),
+        );
         self.backend.dial(request)
     }
 }
@@ -161,7 +165,8 @@ impl Changer {
     /// Has two steady targets in the set, so that most clients are served.
     fn see_to_service(&mut self) {
         let is_steady = |target: usize| self.targets[target].is_steady();
-        let steady: Vec<usize> = (0..self.targets.len()).filter(|target| is_steady(*target)).collect();
+        let steady: Vec<usize> =
+            (0..self.targets.len()).filter(|target| is_steady(*target)).collect();
         for key in KEYS.iter().rev() {
             if self.set.values().filter(|target| is_steady(**target)).count() >= 2 {
                 return;
@@ -174,7 +179,8 @@ impl Changer {
     fn flap(&mut self) {
         self.drains_left = 0;
         let Some(key) = self.any_key() else { return };
-        let gone: Set = self.set.iter().filter(|(_, target)| **target != self.set[&key]).map(own).collect();
+        let gone: Set =
+            self.set.iter().filter(|(_, target)| **target != self.set[&key]).map(own).collect();
         let back = self.set.clone();
         self.hand_over(&[(gone, None), (back, None)]);
     }
@@ -182,7 +188,8 @@ impl Changer {
     /// Hands these sets over without a pause, and waits until they are applied.
     fn hand_over(&mut self, sets: &[(Set, Option<Duration>)]) {
         let begun = Instant::now();
-        let updates: Vec<Option<Update>> = sets.iter().map(|(set, drain)| self.update(set, *drain)).collect();
+        let updates: Vec<Option<Update>> =
+            sets.iter().map(|(set, drain)| self.update(set, *drain)).collect();
         for update in updates.into_iter().flatten() {
             match update.wait_timeout(PATIENCE) {
                 Ok(Some(applied)) => self.check(applied, sets),
@@ -196,22 +203,34 @@ impl Changer {
 
     fn update(&self, set: &Set, drain: Option<Duration>) -> Option<Update> {
         let number = self.book.issue(set.clone(), drain);
-        let backends: BackendSet =
-            set.iter().map(|(key, target)| (key.clone(), self.watched(number, key, *target))).collect();
+        let backends: BackendSet = set
+            .iter()
+            .map(|(key, target)| (key.clone(), self.watched(number, key, *target)))
+            .collect();
         let handed_over = match drain {
             None => self.control.update(backends),
             Some(limit) => self.control.update_draining(backends, limit),
         };
-        handed_over.map_err(|err| self.faults.report(format!("an update cannot be handed over: {err}"))).ok()
+        handed_over
+            .map_err(|err| self.faults.report(format!("an update cannot be handed over: {err}")))
+            .ok()
     }
 
     fn watched(&self, number: u64, key: &Arc<str>, target: usize) -> Watched {
-        Watched { book: self.book.clone(), number, key: key.clone(), target, backend: self.targets[target].backend() }
+        Watched {
+            book: self.book.clone(),
+            number,
+            key: key.clone(),
+            target,
+            backend: self.targets[target].backend(),
+        }
     }
 
     fn check(&self, applied: Applied, sets: &[(Set, Option<Duration>)]) {
         let sizes: Vec<usize> = sets.iter().map(|(set, _)| set.len()).collect();
-        self.faults.unless(sizes.contains(&applied.backends), || format!("{applied:?}, instead of sets of {sizes:?}"));
+        self.faults.unless(sizes.contains(&applied.backends), || {
+            format!("{applied:?}, instead of sets of {sizes:?}")
+        });
     }
 }
 

@@ -49,14 +49,21 @@ fn visit_again_and_again(visit: &Visit, number: usize) {
         let connection = visit.connections.fetch_add(1, Ordering::SeqCst);
         let pause = Random::new(visit.seed ^ connection).between(0, PAUSE_MILLIS);
         match visit_once(visit, connection, host, &mut buffer) {
-            Ok(report) if matches!(report.outcome, Outcome::Cut(_)) && report.received == 0 => thread::sleep(BACK_OFF),
+            Ok(report) if matches!(report.outcome, Outcome::Cut(_)) && report.received == 0 => {
+                thread::sleep(BACK_OFF)
+            }
             Ok(_) => thread::sleep(Duration::from_millis(pause)),
             Err(err) => return visit.faults.report(format!("a client cannot even try: {err}")),
         }
     }
 }
 
-fn visit_once(visit: &Visit, connection: u64, host: Ipv4Addr, buffer: &mut [u8]) -> io::Result<Report> {
+fn visit_once(
+    visit: &Visit,
+    connection: u64,
+    host: Ipv4Addr,
+    buffer: &mut [u8],
+) -> io::Result<Report> {
     let plan = Plan::new(visit.seed, connection);
     let caller = Caller::new(&visit.front, host, &visit.directory, connection)?;
     if let Some(size) = plan.receive_buffer {
@@ -70,7 +77,9 @@ fn visit_once(visit: &Visit, connection: u64, host: Ipv4Addr, buffer: &mut [u8])
             end.run(header.as_ref().map(|header| &header[..]), &plan.client)
         }
         // Refused so soon that connecting had not returned yet.
-        Err(err) if err.kind() == ErrorKind::ConnectionReset => Report::unconnected(visit.front.kind()),
+        Err(err) if err.kind() == ErrorKind::ConnectionReset => {
+            Report::unconnected(visit.front.kind())
+        }
         Err(err) => Report {
             outcome: Outcome::Failed(format!("cannot connect: {err}")),
             at: Instant::now(),

@@ -56,7 +56,13 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn unconnected(kind: Kind) -> Self {
-        Self { kind, sent: 0, received: 0, outcome: Outcome::Cut(Cut::Unconnected), at: Instant::now() }
+        Self {
+            kind,
+            sent: 0,
+            received: 0,
+            outcome: Outcome::Cut(Cut::Unconnected),
+            at: Instant::now(),
+        }
     }
 }
 
@@ -78,7 +84,12 @@ pub(crate) struct End<'a> {
 type Result<T = ()> = std::result::Result<T, Outcome>;
 
 impl<'a> End<'a> {
-    pub(crate) fn client(wire: Wire, sends: Pattern, receives: Pattern, buffer: &'a mut [u8]) -> Self {
+    pub(crate) fn client(
+        wire: Wire,
+        sends: Pattern,
+        receives: Pattern,
+        buffer: &'a mut [u8],
+    ) -> Self {
         Self {
             wire,
             sends,
@@ -93,7 +104,12 @@ impl<'a> End<'a> {
     }
 
     /// The end of a backend that has read the header.
-    pub(crate) fn backend(wire: Wire, sends: Pattern, receives: Pattern, buffer: &'a mut [u8]) -> Self {
+    pub(crate) fn backend(
+        wire: Wire,
+        sends: Pattern,
+        receives: Pattern,
+        buffer: &'a mut [u8],
+    ) -> Self {
         Self { header_received: HEADER as u64, ..Self::client(wire, sends, receives, buffer) }
     }
 
@@ -121,7 +137,9 @@ impl<'a> End<'a> {
                 Step::ExpectEnd => self.expect_end()?,
                 Step::Rest(time) => self.rest(time),
                 Step::Reset => {
-                    self.wire.prepare_reset().map_err(|err| Outcome::Failed(format!("cannot reset: {err}")))?;
+                    self.wire
+                        .prepare_reset()
+                        .map_err(|err| Outcome::Failed(format!("cannot reset: {err}")))?;
                     return Err(Outcome::Left);
                 }
                 Step::Vanish => return Err(Outcome::Left),
@@ -146,7 +164,8 @@ impl<'a> End<'a> {
         let (mut to_send, mut to_receive) = (send, receive);
         while to_send > 0 || to_receive > 0 {
             let sent = if to_send > 0 { self.send_some(to_send, pace.piece)? } else { 0 };
-            let received = if to_receive > 0 { self.receive_some(to_receive, pace.piece)? } else { 0 };
+            let received =
+                if to_receive > 0 { self.receive_some(to_receive, pace.piece)? } else { 0 };
             (to_send, to_receive) = (to_send - sent, to_receive - received);
             if sent + received == 0 {
                 self.wait(to_receive > 0, to_send > 0)?;
@@ -186,7 +205,10 @@ impl<'a> End<'a> {
     /// Compares so many bytes at the front of the buffer with what was to come.
     fn check(&mut self, len: usize) -> Result {
         if let Some(index) = self.receives.first_wrong(&self.buffer[..len], self.received) {
-            return Err(Outcome::Failed(format!("byte {} is not the one that was sent", self.received + index as u64)));
+            return Err(Outcome::Failed(format!(
+                "byte {} is not the one that was sent",
+                self.received + index as u64
+            )));
         }
         self.received += len as u64;
         Ok(())
@@ -198,7 +220,9 @@ impl<'a> End<'a> {
                 Ok(0) => return Ok(()),
                 Ok(_) => return Err(Outcome::Failed("more bytes came than were sent".to_owned())),
                 Err(err) if is_transient(&err) => self.wait(true, false)?,
-                Err(err) if matches!(err.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                Err(err)
+                    if matches!(err.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
+                {
                     return Err(Outcome::Cut(Cut::Reset));
                 }
                 Err(err) => return Err(Outcome::Failed(format!("cannot read: {err}"))),
@@ -209,7 +233,8 @@ impl<'a> End<'a> {
     /// Does nothing for so long, or until the connection is broken.
     fn rest(&mut self, time: Duration) {
         if !self.is_in_a_hurry && !time.is_zero() {
-            self.is_in_a_hurry = self.wire.wait(Wanted { read: false, write: false }, Instant::now() + time);
+            self.is_in_a_hurry =
+                self.wire.wait(Wanted { read: false, write: false }, Instant::now() + time);
         }
     }
 
@@ -218,7 +243,10 @@ impl<'a> End<'a> {
         self.wire.wait(Wanted { read, write }, until);
         match Instant::now() < until {
             true => Ok(()),
-            false => Err(Outcome::Failed(format!("nothing has happened for {PATIENCE:?}, {}", self.progress()))),
+            false => Err(Outcome::Failed(format!(
+                "nothing has happened for {PATIENCE:?}, {}",
+                self.progress()
+            ))),
         }
     }
 
@@ -246,14 +274,18 @@ pub(crate) fn read_header(wire: &Wire, seed: u64) -> Result<u64> {
     while len < HEADER {
         match wire.read(&mut bytes[len..]) {
             Ok(0) if len > 0 && wire.kind.sees_resets() => {
-                return Err(Outcome::Failed(format!("a stream ended as if in order after {len} bytes of its header")));
+                return Err(Outcome::Failed(format!(
+                    "a stream ended as if in order after {len} bytes of its header"
+                )));
             }
             Ok(0) => return Err(Outcome::Cut(Cut::Closed)),
             Ok(more) => len += more,
             Err(err) if is_transient(&err) && Instant::now() < until => {
                 wire.wait(Wanted { read: true, write: false }, until);
             }
-            Err(err) if is_transient(&err) => return Err(Outcome::Failed("no header and no end has come".to_owned())),
+            Err(err) if is_transient(&err) => {
+                return Err(Outcome::Failed("no header and no end has come".to_owned()));
+            }
             Err(_) => return Err(Outcome::Cut(Cut::Reset)),
         }
     }
@@ -270,7 +302,9 @@ fn is_transient(err: &io::Error) -> bool {
 
 fn broken(err: &io::Error) -> Outcome {
     match err.kind() {
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected => Outcome::Cut(Cut::Broken),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected => {
+            Outcome::Cut(Cut::Broken)
+        }
         _ => Outcome::Failed(format!("cannot write: {err}")),
     }
 }

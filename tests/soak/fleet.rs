@@ -99,11 +99,11 @@ impl Berths {
             let host = Ipv4Addr::new(127, 77, 0, number as u8 + 1);
             (Place::Tcp(SocketAddr::from((host, 0))), temper)
         });
-        let unix = unix
-            .into_iter()
-            .enumerate()
-            .map(|(number, temper)| (Place::Unix(directory.join(format!("backend-{number}"))), temper));
-        let (mut targets, mut prompt, mut late, mut kept) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let unix = unix.into_iter().enumerate().map(|(number, temper)| {
+            (Place::Unix(directory.join(format!("backend-{number}"))), temper)
+        });
+        let (mut targets, mut prompt, mut late, mut kept) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (target, (place, temper)) in tcp.chain(unix).enumerate() {
             let kind = place.kind();
             let (socket, place) = match temper {
@@ -147,7 +147,13 @@ struct Shared {
 type Job = Wire;
 
 impl Fleet {
-    pub(crate) fn start(berths: Berths, seed: u64, workers: usize, book: Arc<Book>, faults: Arc<Faults>) -> Self {
+    pub(crate) fn start(
+        berths: Berths,
+        seed: u64,
+        workers: usize,
+        book: Arc<Book>,
+        faults: Arc<Faults>,
+    ) -> Self {
         let Berths { prompt, late, kept, hole, .. } = berths;
         let shared = Shared {
             seed,
@@ -201,7 +207,9 @@ fn accept_all(shared: &Shared, listeners: &[Listener], lateness: Duration, jobs:
                 match listener.socket.accept() {
                     Ok((socket, _)) => take_in(shared, socket, listener, jobs),
                     Err(err) if err.kind() == ErrorKind::WouldBlock => break,
-                    Err(err) => return shared.faults.report(format!("a backend cannot accept: {err}")),
+                    Err(err) => {
+                        return shared.faults.report(format!("a backend cannot accept: {err}"));
+                    }
                 }
             }
         }
@@ -211,7 +219,9 @@ fn accept_all(shared: &Shared, listeners: &[Listener], lateness: Duration, jobs:
 fn take_in(shared: &Shared, socket: Socket, listener: &Listener, jobs: &Sender<Job>) {
     shared.busy.fetch_add(1, Ordering::SeqCst);
     let sent = Wire::new(socket, listener.kind).map(|wire| jobs.send(wire).is_ok());
-    shared.faults.unless(matches!(sent, Ok(true)), || format!("{} cannot be served: {sent:?}", listener.target));
+    shared.faults.unless(matches!(sent, Ok(true)), || {
+        format!("{} cannot be served: {sent:?}", listener.target)
+    });
 }
 
 fn serve_all(shared: &Shared, jobs: &Mutex<Receiver<Job>>) {
@@ -231,10 +241,13 @@ fn serve(shared: &Shared, wire: Wire, buffer: &mut [u8]) {
         Ok(connection) => {
             shared.book.backend_meets(connection);
             let plan = Plan::new(shared.seed, connection);
-            let report = End::backend(wire, plan.download, plan.upload, buffer).run(None, &plan.backend);
+            let report =
+                End::backend(wire, plan.download, plan.upload, buffer).run(None, &plan.backend);
             shared.book.backend_reports(connection, report);
         }
-        Err(Outcome::Cut(Cut::Closed)) if kind.sees_resets() => drop(shared.silent.fetch_add(1, Ordering::SeqCst)),
+        Err(Outcome::Cut(Cut::Closed)) if kind.sees_resets() => {
+            drop(shared.silent.fetch_add(1, Ordering::SeqCst))
+        }
         Err(Outcome::Failed(failure)) => shared.faults.report(format!("a backend: {failure}")),
         Err(_) => {}
     }

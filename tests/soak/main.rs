@@ -70,7 +70,8 @@ struct Options {
 /// What the C library of GNU systems is told before the program begins: to have one heap, and to set nothing aside for each
 /// thread. Otherwise some 200 threads that free each other's memory hold ever more of it, at an ever slower rate (in half
 /// an hour 10 MB), which nobody could tell from a leak.
-const ONE_HEAP: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0");
+const ONE_HEAP: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0");
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -78,7 +79,8 @@ fn main() -> ExitCode {
         return begin_anew_with_one_heap();
     }
     let seed = options.seed.unwrap_or_else(|| {
-        u64::from(std::process::id()) ^ std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() as u64)
+        u64::from(std::process::id())
+            ^ std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() as u64)
     });
     let faults = Arc::new(Faults::default());
     println!(
@@ -103,7 +105,8 @@ fn main() -> ExitCode {
 
 fn begin_anew_with_one_heap() -> ExitCode {
     let program = std::env::current_exe().expect("a program knows where it is");
-    let err = Command::new(program).args(std::env::args_os().skip(1)).env(ONE_HEAP.0, ONE_HEAP.1).exec();
+    let err =
+        Command::new(program).args(std::env::args_os().skip(1)).env(ONE_HEAP.0, ONE_HEAP.1).exec();
     println!("soak: it cannot begin anew with one heap: {err}");
     ExitCode::FAILURE
 }
@@ -130,7 +133,12 @@ fn soak(options: &Options, seed: u64, faults: &Arc<Faults>) -> io::Result<()> {
 
     // The first round of the same load takes memory that is kept: buffers of threads, slots, what allocators hold back.
     let mut progress = Progress::new("warm-up");
-    bear_load(&mut rigs, (time / 4).clamp(Duration::from_secs(2), Duration::from_secs(20)), &run, &mut progress);
+    bear_load(
+        &mut rigs,
+        (time / 4).clamp(Duration::from_secs(2), Duration::from_secs(20)),
+        &run,
+        &mut progress,
+    );
     let warm = Baseline::take();
     let mut progress = Progress::new("soak");
     bear_load(&mut rigs, time, &run, &mut progress);
@@ -161,7 +169,9 @@ fn bear_load(rigs: &mut [Rig], time: Duration, run: &Run, progress: &mut Progres
     let until = Instant::now() + PATIENCE;
     while !rigs.iter().all(Rig::is_settled) && run.faults.count() == 0 {
         if Instant::now() > until {
-            rigs.iter().filter(|rig| !rig.is_settled()).for_each(|rig| run.faults.report(rig.unsettled()));
+            rigs.iter()
+                .filter(|rig| !rig.is_settled())
+                .for_each(|rig| run.faults.report(rig.unsettled()));
         }
         thread::sleep(Duration::from_millis(10));
     }

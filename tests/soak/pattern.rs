@@ -24,14 +24,23 @@ impl Pattern {
         let mut wrong = None;
         self.each_piece(bytes.len(), position, |range, piece| {
             if wrong.is_none() && bytes[range.clone()] != *piece {
-                wrong = range.clone().zip(piece).find(|(index, byte)| bytes[*index] != **byte).map(|(index, _)| index);
+                wrong = range
+                    .clone()
+                    .zip(piece)
+                    .find(|(index, byte)| bytes[*index] != **byte)
+                    .map(|(index, _)| index);
             }
         });
         wrong
     }
 
     /// Goes through so many bytes from this position on, a word or what is left of one at a time.
-    fn each_piece(self, len: usize, position: u64, mut see: impl FnMut(std::ops::Range<usize>, &[u8])) {
+    fn each_piece(
+        self,
+        len: usize,
+        position: u64,
+        mut see: impl FnMut(std::ops::Range<usize>, &[u8]),
+    ) {
         let mut at = 0;
         while at < len {
             let place = position + at as u64;

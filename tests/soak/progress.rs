@@ -20,7 +20,13 @@ const MEGA: f64 = 1e6;
 
 impl Progress {
     pub(crate) fn new(round: &'static str) -> Self {
-        Self { round, begun: Instant::now(), first: None, last: Figures::default(), memory: Vec::new() }
+        Self {
+            round,
+            begun: Instant::now(),
+            first: None,
+            last: Figures::default(),
+            memory: Vec::new(),
+        }
     }
 
     /// What memory was in use, each second.

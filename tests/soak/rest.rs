@@ -29,7 +29,11 @@ pub(crate) struct Baseline {
 
 impl Baseline {
     pub(crate) fn take() -> Self {
-        Self { descriptors: process::descriptors(), threads: process::threads().len(), memory: process::resident() }
+        Self {
+            descriptors: process::descriptors(),
+            threads: process::threads().len(),
+            memory: process::resident(),
+        }
     }
 }
 
@@ -87,20 +91,26 @@ pub(crate) fn check(before: &Baseline, memory: &Memory, faults: &Faults) {
         let gone: Vec<_> = before.descriptors.difference(&now).collect();
         format!("descriptors are not what they were: {news:?} are open, {gone:?} are not")
     });
-    faults.unless(memory.after <= memory.warm + KEPT, || format!("more than {KEPT} bytes more are kept: {memory}"));
-    faults
-        .unless(memory.last_third <= memory.first_third + GROWN, || format!("more than {GROWN} bytes more: {memory}"));
+    faults.unless(memory.after <= memory.warm + KEPT, || {
+        format!("more than {KEPT} bytes more are kept: {memory}")
+    });
+    faults.unless(memory.last_third <= memory.first_third + GROWN, || {
+        format!("more than {GROWN} bytes more: {memory}")
+    });
     let ticks = process::cpu_ticks("tinylb");
     thread::sleep(REST);
     let ticks = process::cpu_ticks("tinylb") - ticks;
-    faults.unless(ticks <= TICKS, || format!("{ticks} ticks of CPU time in {REST:?}, with nobody there"));
+    faults.unless(ticks <= TICKS, || {
+        format!("{ticks} ticks of CPU time in {REST:?}, with nobody there")
+    });
 }
 
 /// All is over: there is nothing that there was not before it began.
 pub(crate) fn check_nothing_is_left(begin: &Baseline, faults: &Faults) {
     check_threads(begin.threads, faults);
     let left: Vec<_> = process::descriptors().difference(&begin.descriptors).cloned().collect();
-    faults.unless(left.is_empty(), || format!("descriptors are still open after the end: {left:?}"));
+    faults
+        .unless(left.is_empty(), || format!("descriptors are still open after the end: {left:?}"));
 }
 
 /// A thread that was joined may still be seen for a moment.
@@ -110,6 +120,7 @@ fn check_threads(expected: usize, faults: &Faults) {
         thread::sleep(Duration::from_millis(2));
     }
     let threads = process::threads();
-    faults
-        .unless(threads.len() == expected, || format!("{} threads instead of {expected}: {threads:?}", threads.len()));
+    faults.unless(threads.len() == expected, || {
+        format!("{} threads instead of {expected}: {threads:?}", threads.len())
+    });
 }

@@ -24,8 +24,11 @@ const BACKLOG: i32 = 1024;
 /// A dial that is not answered keeps its client from others for so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 /// So short that backends which fail are tried again and again.
-const EJECTION: Ejection =
-    Ejection { failures: FAILURES_TO_EJECT, base: Duration::from_millis(200), max: Duration::from_secs(2) };
+const EJECTION: Ejection = Ejection {
+    failures: FAILURES_TO_EJECT,
+    base: Duration::from_millis(200),
+    max: Duration::from_secs(2),
+};
 
 /// What is the same for all balancers of a run.
 pub(crate) struct Run {
@@ -108,12 +111,15 @@ impl Rig {
         let (listener, front) = place.listen(BACKLOG)?;
         let server = match kind {
             Kind::Tcp => builder.build(std::net::TcpListener::from(listener)),
-            Kind::Unix => builder.build(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(listener))),
+            Kind::Unix => builder.build(std::os::unix::net::UnixListener::from(
+                std::os::fd::OwnedFd::from(listener),
+            )),
         };
         let server = server.map_err(io::Error::other)?;
         let control = server.control();
         // One more for each client whose last connection its backend has not done with, and then some.
-        let fleet = Fleet::start(berths, run.seed, clients * 5 / 4 + 4, book.clone(), run.faults.clone());
+        let fleet =
+            Fleet::start(berths, run.seed, clients * 5 / 4 + 4, book.clone(), run.faults.clone());
         let server = server.spawn().map_err(io::Error::other)?;
         Ok(Self {
             name,
@@ -187,7 +193,12 @@ impl Rig {
     /// What is not settled yet.
     pub(crate) fn unsettled(&self) -> String {
         let is_busy = !self.fleet.is_idle();
-        format!("[{}] {:?}, backends busy: {is_busy}, {:?}", self.name, self.book.counts(), self.control.stats())
+        format!(
+            "[{}] {:?}, backends busy: {is_busy}, {:?}",
+            self.name,
+            self.book.counts(),
+            self.control.stats()
+        )
     }
 
     /// Holds the counters of this moment against each other and against what the observer was told, and looks for what
@@ -204,7 +215,10 @@ impl Rig {
         };
         let after = self.book.counts();
         if let Err(complaint) = add_up(&stats).and_then(|()| lie_between(&before, &stats, &after)) {
-            faults.report(format!("[{}] {complaint}\n    {stats:?}\n    {before:?}\n    {after:?}", self.name));
+            faults.report(format!(
+                "[{}] {complaint}\n    {stats:?}\n    {before:?}\n    {after:?}",
+                self.name
+            ));
         }
         Figures {
             accepted: stats.accepted,
@@ -222,11 +236,17 @@ impl Rig {
         let (counts, stats) = (self.book.counts(), self.control.stats().unwrap_or_default());
         let bytes = (stats.bytes_up, stats.bytes_down);
         faults.unless(bytes == (counts.bytes_up, counts.bytes_down), || {
-            format!("[{}] {bytes:?} bytes were moved, but connections tell of {counts:?}", self.name)
+            format!(
+                "[{}] {bytes:?} bytes were moved, but connections tell of {counts:?}",
+                self.name
+            )
         });
         let (silent, unannounced) = (self.fleet.silent(), counts.unannounced);
         faults.unless(silent <= unannounced, || {
-            format!("[{}] {silent} streams ended as if in order before their header, of {unannounced}", self.name)
+            format!(
+                "[{}] {silent} streams ended as if in order before their header, of {unannounced}",
+                self.name
+            )
         });
     }
 
@@ -236,7 +256,9 @@ impl Rig {
         match ended {
             Ok(summary) => {
                 let counts = self.book.counts();
-                faults.unless(agrees(&summary, &counts), || format!("[{}] {summary:?}, but {counts:?}", self.name));
+                faults.unless(agrees(&summary, &counts), || {
+                    format!("[{}] {summary:?}, but {counts:?}", self.name)
+                });
             }
             Err(err) => faults.report(format!("[{}] the balancer does not end: {err}", self.name)),
         }
@@ -274,21 +296,36 @@ fn lie_between(before: &Counts, stats: &Stats, after: &Counts) -> Result<(), Str
         ("connected", before.connected, stats.ended.total() + stats.open, after.connected),
         ("dial failures", before.attempts_failed, failures, after.attempts_failed),
         ("removed", before.removed, stats.ended.of(EndReason::TargetRemoved), after.removed),
-        ("drained out", before.drained_out, stats.ended.of(EndReason::DrainLimit), after.drained_out),
+        (
+            "drained out",
+            before.drained_out,
+            stats.ended.of(EndReason::DrainLimit),
+            after.drained_out,
+        ),
         ("finished", before.finished, stats.ended.of(EndReason::Finished), after.finished),
         // Bytes are counted while they flow, and told at the end.
         ("bytes up", before.bytes_up, stats.bytes_up, u64::MAX),
         ("bytes down", before.bytes_down, stats.bytes_down, u64::MAX),
     ];
-    match counts.into_iter().find(|(_, before, counted, after)| !(before..=after).contains(&counted)) {
-        Some((name, before, counted, after)) => Err(format!("{name}: {counted}, not {before} to {after}")),
+    match counts
+        .into_iter()
+        .find(|(_, before, counted, after)| !(before..=after).contains(&counted))
+    {
+        Some((name, before, counted, after)) => {
+            Err(format!("{name}: {counted}, not {before} to {after}"))
+        }
         None => Ok(()),
     }
 }
 
 fn agrees(summary: &Summary, counts: &Counts) -> bool {
     let told = (counts.accepted, counts.refused, counts.ended, counts.bytes_up, counts.bytes_down);
-    let summed =
-        (summary.accepted, summary.refused.total(), summary.ended.total(), summary.bytes_up, summary.bytes_down);
+    let summed = (
+        summary.accepted,
+        summary.refused.total(),
+        summary.ended.total(),
+        summary.bytes_up,
+        summary.bytes_down,
+    );
     summed == told
 }

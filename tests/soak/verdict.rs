@@ -52,7 +52,9 @@ fn require(is_so: bool, complaint: impl FnOnce() -> String) -> Result<(), String
 fn count_bytes(case: &Case<'_>) -> Result<(), String> {
     let Case { client, backend, ended, .. } = case;
     let in_order = |name, chain: &[u64]| {
-        require(chain.is_sorted_by(|sent, got| sent >= got), || format!("{name} bytes do not add up: {chain:?}"))
+        require(chain.is_sorted_by(|sent, got| sent >= got), || {
+            format!("{name} bytes do not add up: {chain:?}")
+        })
     };
     match backend {
         Some(backend) => {
@@ -70,7 +72,8 @@ fn count_bytes(case: &Case<'_>) -> Result<(), String> {
 /// balancer said it.)
 fn check_reason(case: &Case<'_>) -> Result<(), String> {
     let Case { plan, client, backend, ended } = case;
-    let left = |report: Option<&Report>| report.is_some_and(|report| report.outcome == Outcome::Left);
+    let left =
+        |report: Option<&Report>| report.is_some_and(|report| report.outcome == Outcome::Left);
     let may = match ended.reason {
         EndReason::Finished => return check_finished(case),
         EndReason::ClientFailed => left(Some(client)),
@@ -83,8 +86,10 @@ fn check_reason(case: &Case<'_>) -> Result<(), String> {
     };
     require(may, || format!("{:?} is no reason for it to end", ended.reason))?;
     // Where a plain close is all there is of a cut, one that comes right after the last byte looks like an end.
-    let is_told_apart = client.kind.sees_resets() && backend.is_some_and(|backend| backend.kind.sees_resets());
-    let are_done = client.outcome == Outcome::Done && backend.is_some_and(|backend| backend.outcome == Outcome::Done);
+    let is_told_apart =
+        client.kind.sees_resets() && backend.is_some_and(|backend| backend.kind.sees_resets());
+    let are_done = client.outcome == Outcome::Done
+        && backend.is_some_and(|backend| backend.outcome == Outcome::Done);
     require(!(is_told_apart && are_done && plan.is_announced), || {
         format!("both saw an end in order, though it ended for {:?}", ended.reason)
     })
@@ -93,17 +98,31 @@ fn check_reason(case: &Case<'_>) -> Result<(), String> {
 fn check_finished(case: &Case<'_>) -> Result<(), String> {
     let Case { plan, client, backend, ended } = case;
     if leaving_looks_like_an_end(client, plan.client_leaves, plan.is_announced)
-        || backend.is_some_and(|backend| leaving_looks_like_an_end(backend, plan.backend_leaves, true))
+        || backend
+            .is_some_and(|backend| leaving_looks_like_an_end(backend, plan.backend_leaves, true))
     {
         return Ok(());
     }
-    let Some(backend) = backend else { return Err("finished, but the backend never heard of it".to_owned()) };
+    let Some(backend) = backend else {
+        return Err("finished, but the backend never heard of it".to_owned());
+    };
     require(client.outcome == Outcome::Done && backend.outcome == Outcome::Done, || {
         "finished, but not for both ends".to_owned()
     })?;
-    let counts = [client.sent, ended.bytes_up, backend.received, backend.sent, ended.bytes_down, client.received];
-    require(counts[..3].iter().all(|count| *count == counts[0]), || format!("uploaded bytes are lost: {counts:?}"))?;
-    require(counts[3..].iter().all(|count| *count == counts[3]), || format!("downloaded bytes are lost: {counts:?}"))?;
+    let counts = [
+        client.sent,
+        ended.bytes_up,
+        backend.received,
+        backend.sent,
+        ended.bytes_down,
+        client.received,
+    ];
+    require(counts[..3].iter().all(|count| *count == counts[0]), || {
+        format!("uploaded bytes are lost: {counts:?}")
+    })?;
+    require(counts[3..].iter().all(|count| *count == counts[3]), || {
+        format!("downloaded bytes are lost: {counts:?}")
+    })?;
     require(client.sent >= HEADER as u64, || "finished without a header".to_owned())
 }
 
@@ -115,10 +134,16 @@ fn leaving_looks_like_an_end(report: &Report, leaves: Option<Leave>, is_announce
 }
 
 /// C3.10, and that a cut is seen promptly.
-fn check_end(case: &Case<'_>, end: &Report, other: Option<&Report>, name: &str) -> Result<(), String> {
+fn check_end(
+    case: &Case<'_>,
+    end: &Report,
+    other: Option<&Report>,
+    name: &str,
+) -> Result<(), String> {
     let ended = case.ended;
     if let Outcome::Cut(cut) = end.outcome {
-        let was_left_by_closing = other.is_some_and(|other| other.outcome == Outcome::Left && other.kind == Kind::Unix);
+        let was_left_by_closing =
+            other.is_some_and(|other| other.outcome == Outcome::Left && other.kind == Kind::Unix);
         require(cut != Cut::Closed || !end.kind.sees_resets() || was_left_by_closing, || {
             format!("the {name}'s stream was cut, but ended as if in order")
         })?;

@@ -46,7 +46,11 @@ impl Place {
     }
 
     fn socket(&self) -> io::Result<Socket> {
-        Socket::new(if self.kind() == Kind::Tcp { Domain::IPV4 } else { Domain::UNIX }, Type::STREAM, None)
+        Socket::new(
+            if self.kind() == Kind::Tcp { Domain::IPV4 } else { Domain::UNIX },
+            Type::STREAM,
+            None,
+        )
     }
 
     /// Takes the place without listening, so that whoever comes is refused. Returns where it is.
@@ -103,7 +107,12 @@ pub(crate) struct Caller {
 impl Caller {
     /// `host` is the client's own address of the loopback network. Each has ports of its own, so that those in TIME_WAIT
     /// do not run out. On Unix-domain sockets it is a file in `directory`, another for each connection.
-    pub(crate) fn new(to: &Place, host: Ipv4Addr, directory: &Path, connection: u64) -> io::Result<Self> {
+    pub(crate) fn new(
+        to: &Place,
+        host: Ipv4Addr,
+        directory: &Path,
+        connection: u64,
+    ) -> io::Result<Self> {
         let socket = to.socket()?;
         let (addr, file) = match to {
             Place::Tcp(_) => {
@@ -181,7 +190,8 @@ impl Wire {
 
 /// Waits for a client, at most this long.
 pub(crate) fn wait_for_any<'a>(listeners: impl Iterator<Item = &'a Socket>, limit: Duration) {
-    let mut polled: Vec<_> = listeners.map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)).collect();
+    let mut polled: Vec<_> =
+        listeners.map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)).collect();
     let _ = poll(&mut polled, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)); // whoever came, accept will tell
 }
 

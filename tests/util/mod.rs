@@ -56,14 +56,23 @@ impl Balancer {
     /// Replaces the set and waits until that is applied.
     #[track_caller]
     pub(crate) fn update(&self, backends: BackendSet) -> Applied {
-        self.control.update(backends).unwrap().wait_timeout(PATIENCE).unwrap().expect("the update is not applied")
+        self.control
+            .update(backends)
+            .unwrap()
+            .wait_timeout(PATIENCE)
+            .unwrap()
+            .expect("the update is not applied")
     }
 
     #[track_caller]
     pub(crate) fn stats(&self) -> Stats {
         let stats = self.control.stats().unwrap();
         let (refused, ended) = (stats.refused.total(), stats.ended.total());
-        assert_eq!(stats.accepted, refused + ended + stats.dialling + stats.open, "C8.1: {stats:?}");
+        assert_eq!(
+            stats.accepted,
+            refused + ended + stats.dialling + stats.open,
+            "C8.1: {stats:?}"
+        );
         stats
     }
 
@@ -133,7 +142,8 @@ pub(crate) struct BlackHole {
 
 impl BlackHole {
     pub(crate) fn new() -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.listen(0).unwrap();
         let addr = socket.local_addr().unwrap().as_socket().unwrap();
@@ -278,7 +288,9 @@ pub(crate) fn read_to_end(stream: &mut impl Read) -> (Vec<u8>, StreamEnd) {
             Ok(0) => return (bytes, StreamEnd::Clean),
             Ok(len) => bytes.extend_from_slice(&room[..len]),
             Err(err) if err.kind() == ErrorKind::Interrupted => {}
-            Err(err) if matches!(err.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            Err(err)
+                if matches!(err.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
+            {
                 return (bytes, StreamEnd::Reset);
             }
             Err(err) => panic!("neither an end nor a reset after {} bytes: {err}", bytes.len()),

@@ -20,7 +20,8 @@ pub(crate) fn threads() -> Vec<String> {
 pub(crate) fn cpu_ticks(name: &str) -> u64 {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
-    let ticks: Vec<u64> = stats.filter(|stat| stat.contains(&format!("({name})"))).map(|stat| ticks(&stat)).collect();
+    let ticks: Vec<u64> =
+        stats.filter(|stat| stat.contains(&format!("({name})"))).map(|stat| ticks(&stat)).collect();
     assert!(!ticks.is_empty(), "there is no thread called {name}");
     ticks.iter().sum()
 }

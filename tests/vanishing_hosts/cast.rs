@@ -37,7 +37,8 @@ impl Scene {
     #[track_caller]
     pub(crate) fn new(weather: Weather) -> Option<Self> {
         let names = ["balancer", "client", "backend", "steady-client", "steady-backend"];
-        let (network, [balancer, client, backend, steady_client, steady_backend]) = Network::new(names, weather)?;
+        let (network, [balancer, client, backend, steady_client, steady_backend]) =
+            Network::new(names, weather)?;
         Some(Self { network, balancer, client, backend, steady_client, steady_backend })
     }
 
@@ -65,7 +66,11 @@ impl Scene {
             let server = builder.build(TcpListener::bind((self.balancer.ip, 0)).unwrap()).unwrap();
             let control = server.control();
             // Its thread is on the host that it was started on.
-            Balancer { addr: server.local_addr().ip().unwrap(), control, thread: server.spawn().unwrap() }
+            Balancer {
+                addr: server.local_addr().ip().unwrap(),
+                control,
+                thread: server.spawn().unwrap(),
+            }
         });
         (balancer, witness)
     }
@@ -84,7 +89,8 @@ pub(crate) struct Rig<'a> {
 impl<'a> Rig<'a> {
     #[track_caller]
     pub(crate) fn new(scene: &'a Scene, builder: Builder) -> Self {
-        let (listener, steady) = (scene.backend.listener(), HostedBackend::echo(&scene.steady_backend, "steady"));
+        let (listener, steady) =
+            (scene.backend.listener(), HostedBackend::echo(&scene.steady_backend, "steady"));
         let set = set([("a", listener.local_addr().unwrap()), ("b", steady.addr)]);
         let (balancer, witness) = scene.balancer(builder, set.clone());
         Self { balancer, witness, set, scene, listener, _steady: steady }
@@ -225,7 +231,8 @@ impl Traffic {
     pub(crate) fn assert_goes_on(&self) {
         let so_far: Vec<u64> = self.rounds.iter().map(|rounds| rounds.load(SeqCst)).collect();
         wait_for("the others' traffic goes on", || {
-            let goes_on = |(rounds, before): (&Arc<AtomicU64>, &u64)| rounds.load(SeqCst) >= before + 10;
+            let goes_on =
+                |(rounds, before): (&Arc<AtomicU64>, &u64)| rounds.load(SeqCst) >= before + 10;
             self.rounds.iter().zip(&so_far).all(goes_on).then_some(())
         });
     }
@@ -311,7 +318,13 @@ impl Observer for Witness {
     }
 
     fn ended(&mut self, ended: &Ended<'_>) {
-        let (client, error) = (ended.client.addr.ip().unwrap(), ended.error.map(std::io::Error::kind));
-        self.0.lock().unwrap().ends.push(End { client, reason: ended.reason, error, at: Instant::now() });
+        let (client, error) =
+            (ended.client.addr.ip().unwrap(), ended.error.map(std::io::Error::kind));
+        self.0.lock().unwrap().ends.push(End {
+            client,
+            reason: ended.reason,
+            error,
+            at: Instant::now(),
+        });
     }
 }

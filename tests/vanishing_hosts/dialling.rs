@@ -20,10 +20,14 @@ struct Stage {
 impl Stage {
     #[track_caller]
     fn new(scene: &Scene, builder: Builder) -> Self {
-        let (a, b) = (HostedBackend::echo(&scene.backend, "a"), HostedBackend::echo(&scene.steady_backend, "b"));
+        let (a, b) = (
+            HostedBackend::echo(&scene.backend, "a"),
+            HostedBackend::echo(&scene.steady_backend, "b"),
+        );
         let (balancer, witness) = scene.balancer(builder, set([("b", b.addr)]));
         let clients = [(); 3].map(|()| scene.steady_client.connect(balancer.addr));
-        let clients = clients.into_iter().inspect(|mut client| assert_eq!(read_tag(&mut client), "b"));
+        let clients =
+            clients.into_iter().inspect(|mut client| assert_eq!(read_tag(&mut client), "b"));
         let traffic = Traffic::over(clients.collect());
         balancer.update(set([("a", a.addr), ("b", b.addr)]));
         Self { balancer, witness, traffic, _backends: [a, b] }
@@ -42,7 +46,8 @@ impl Stage {
 }
 
 #[test]
-fn c5_3_a_client_whose_backend_host_has_vanished_is_served_by_another_when_the_connect_timeout_runs_out() {
+fn c5_3_a_client_whose_backend_host_has_vanished_is_served_by_another_when_the_connect_timeout_runs_out()
+ {
     const LIMIT: Duration = Duration::from_secs(2);
     let Some(scene) = Scene::new(Weather::fair()) else { return };
     let ejection = Ejection { base: PATIENCE, ..Ejection::default() };
@@ -52,7 +57,10 @@ fn c5_3_a_client_whose_backend_host_has_vanished_is_served_by_another_when_the_c
         let (tag, took) = stage.serve_another(&scene);
         assert_eq!(tag, "b");
         assert!((LIMIT..LIMIT + SLACK).contains(&took), "served after {took:?}");
-        assert_eq!(stage.witness.failed_dials(), vec![("a".to_owned(), ErrorKind::TimedOut); attempts]);
+        assert_eq!(
+            stage.witness.failed_dials(),
+            vec![("a".to_owned(), ErrorKind::TimedOut); attempts]
+        );
     }
     // Three failures eject it, and others need not wait for it.
     assert!(stage.balancer.stats().backend("a").unwrap().ejected);
@@ -81,7 +89,8 @@ fn c5_3_a_client_whose_backend_host_answers_no_arp_is_served_by_another_once_the
 fn c5_5_a_host_that_comes_back_is_served_again_when_its_ejection_has_run_out() {
     const LIMIT: Duration = Duration::from_millis(400);
     let Some(scene) = Scene::new(Weather::fair()) else { return };
-    let ejection = Ejection { failures: 1, base: Duration::from_secs(8), max: Duration::from_secs(8) };
+    let ejection =
+        Ejection { failures: 1, base: Duration::from_secs(8), max: Duration::from_secs(8) };
     let stage = Stage::new(&scene, Server::builder().connect_timeout(LIMIT).ejection(ejection));
     scene.unplug(Victim::Backend);
     assert_eq!(stage.serve_another(&scene).0, "b");

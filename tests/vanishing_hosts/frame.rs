@@ -31,7 +31,8 @@ pub(crate) fn finish_checksum(frame: &mut [u8]) {
     }
     let header_len = usize::from(packet[0] & 0x0f) * 4;
     let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-    let Some((header, segment)) = packet.get_mut(..len).and_then(|packet| packet.split_at_mut_checked(header_len))
+    let Some((header, segment)) =
+        packet.get_mut(..len).and_then(|packet| packet.split_at_mut_checked(header_len))
     else {
         return;
     };
@@ -42,7 +43,8 @@ pub(crate) fn finish_checksum(frame: &mut [u8]) {
 }
 
 fn sum(bytes: &[u8]) -> u64 {
-    let word = |pair: &[u8]| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    let word =
+        |pair: &[u8]| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
     bytes.chunks(2).map(word).sum()
 }
 

@@ -5,7 +5,10 @@
 //! `TINYLB_REQUIRE_NETNS=1` asks for it.
 
 #[cfg(target_os = "linux")]
-#[cfg_attr(not(feature = "socket2"), allow(dead_code, reason = "without keepalive, `silence` is left out"))]
+#[cfg_attr(
+    not(feature = "socket2"),
+    allow(dead_code, reason = "without keepalive, `silence` is left out")
+)]
 mod cast;
 #[cfg(target_os = "linux")]
 mod dialling;

@@ -32,7 +32,10 @@ pub(crate) struct Network {
 impl Network {
     /// Hosts of these names that know each other's addresses. Says why not if this machine makes none.
     #[track_caller]
-    pub(crate) fn new<const N: usize>(names: [&str; N], weather: Weather) -> Option<(Self, [Arc<Host>; N])> {
+    pub(crate) fn new<const N: usize>(
+        names: [&str; N],
+        weather: Weather,
+    ) -> Option<(Self, [Arc<Host>; N])> {
         if let Some(obstacle) = obstacle() {
             skip::say(obstacle);
             return None;
@@ -50,7 +53,9 @@ impl Network {
             host.get_to_know(&hosts)?;
         }
         let ports = hosts.iter().map(|host| host.port()).collect();
-        let switch = namespace.on(|| Switch::start(ports, weather)).map_err(|err| format!("a packet socket: {err}"))?;
+        let switch = namespace
+            .on(|| Switch::start(ports, weather))
+            .map_err(|err| format!("a packet socket: {err}"))?;
         let Ok(hosts) = hosts.try_into() else { unreachable!("there is a host for each name") };
         Ok((Self { switch, _namespace: namespace }, hosts))
     }
@@ -94,7 +99,8 @@ pub(crate) struct Host {
 impl Host {
     fn new(name: &str, number: u8, switch: &Namespace) -> Attempt<Self> {
         let (ip, mac) = (Ipv4Addr::new(10, 77, 0, number), [2, 0, 0, 0, 0, number]);
-        let host = Self { ip, mac, number, is_cut: Arc::default(), namespace: Namespace::new(name)? };
+        let host =
+            Self { ip, mac, number, is_cut: Arc::default(), namespace: Namespace::new(name)? };
         let (port, host_name, mac) = (host.interface(), &host.namespace.name, host.mac_text());
         switch.configure(&format!(
             "link add {port} type veth peer name eth0 address {mac} netns {host_name}\nlink set {port} up\n"
@@ -110,7 +116,12 @@ impl Host {
     fn get_to_know(&self, hosts: &[Arc<Self>]) -> Attempt<()> {
         let mut commands = String::new();
         for other in hosts.iter().filter(|other| other.number != self.number) {
-            let _ = writeln!(commands, "neigh replace {} lladdr {} dev eth0 nud permanent", other.ip, other.mac_text());
+            let _ = writeln!(
+                commands,
+                "neigh replace {} lladdr {} dev eth0 nud permanent",
+                other.ip,
+                other.mac_text()
+            );
         }
         self.namespace.configure(&commands)
     }
@@ -118,7 +129,8 @@ impl Host {
     /// Has it ask where another is (by ARP), as it would outside of tests; `retry` is the time between questions, in ms.
     #[track_caller]
     pub(crate) fn forget(&self, other: &Self, retry: u32) {
-        self.on(|| fs::write("/proc/sys/net/ipv4/neigh/eth0/retrans_time_ms", retry.to_string())).unwrap();
+        self.on(|| fs::write("/proc/sys/net/ipv4/neigh/eth0/retrans_time_ms", retry.to_string()))
+            .unwrap();
         self.namespace.configure(&format!("neigh del {} dev eth0\n", other.ip)).unwrap();
     }
 
@@ -191,7 +203,8 @@ impl Namespace {
     #[track_caller]
     fn on<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let enter_and_act = || {
-            setns(&self.entrance, CloneFlags::CLONE_NEWNET).expect("the namespace is there as long as its entrance is");
+            setns(&self.entrance, CloneFlags::CLONE_NEWNET)
+                .expect("the namespace is there as long as its entrance is");
             act()
         };
         let outcome = std::thread::scope(|scope| scope.spawn(enter_and_act).join());
@@ -222,6 +235,10 @@ fn ip(args: &[&str], input: &str) -> Attempt<()> {
     let output = child.wait_with_output().map_err(explain)?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(format!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim())),
+        false => Err(format!(
+            "ip {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
     }
 }

@@ -22,9 +22,11 @@ fn c6_1_an_outage_of_the_client_host_shorter_than_the_limits_costs_no_byte() {
 fn outages_cost_no_byte(victim: Victim) {
     let Some(scene) = Scene::new(Weather::fair()) else { return };
     let echo = HostedBackend::echo(&scene.backend, "echo");
-    let (balancer, _) = scene.balancer(Server::builder().user_timeout(Some(PATIENCE)), set([("a", echo.addr)]));
+    let (balancer, _) =
+        scene.balancer(Server::builder().user_timeout(Some(PATIENCE)), set([("a", echo.addr)]));
     let clients = [(); 3].map(|()| scene.client.connect(balancer.addr));
-    let clients = clients.into_iter().inspect(|mut client| assert_eq!(read_tag(&mut client), "echo"));
+    let clients =
+        clients.into_iter().inspect(|mut client| assert_eq!(read_tag(&mut client), "echo"));
     let traffic = Traffic::over(clients.collect());
     let swallowed = || scene.network.tally().swallowed.load(SeqCst);
     for _ in 0..2 {

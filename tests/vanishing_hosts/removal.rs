@@ -14,7 +14,8 @@ use crate::util::*;
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[test]
-fn c3_2_an_update_closes_each_pair_of_a_vanished_host_at_once_and_serves_the_host_again_when_it_is_back() {
+fn c3_2_an_update_closes_each_pair_of_a_vanished_host_at_once_and_serves_the_host_again_when_it_is_back()
+ {
     let Some(scene) = Scene::new(Weather::fair()) else { return };
     let rig = Rig::new(&scene, Server::builder().connect_timeout(PATIENCE).dial_limit(PATIENCE));
     let ([idle, mut waiting, mut stuck, mut half_closed], traffic) = rig.populate();
@@ -63,7 +64,10 @@ fn c7_2_a_drain_ends_at_its_limit_although_vanished_hosts_cannot_finish() {
     wait_for("the balancer ends", || balancer.control.stats().err());
     assert!((LIMIT..LIMIT + AT_ONCE).contains(&start.elapsed()), "it took {:?}", start.elapsed());
     let ended = balancer.thread.join().unwrap().ended;
-    assert_eq!((ended.of(EndReason::DrainLimit), ended.of(EndReason::Finished), ended.total()), (2, 2, 4));
+    assert_eq!(
+        (ended.of(EndReason::DrainLimit), ended.of(EndReason::Finished), ended.total()),
+        (2, 2, 4)
+    );
     for mut pair in [idle, waiting] {
         assert_cut(&mut pair.client);
     }

@@ -13,7 +13,11 @@ use crate::util::*;
 
 /// Enough of all to be felt, and little enough for a megabyte to come through within seconds.
 fn rough(seed: u64) -> Weather {
-    Weather { delay: Duration::from_micros(200)..Duration::from_millis(6), lost_per_mille: 15, seed }
+    Weather {
+        delay: Duration::from_micros(200)..Duration::from_millis(6),
+        lost_per_mille: 15,
+        seed,
+    }
 }
 
 /// It was as rough as it was meant to be.
@@ -74,8 +78,10 @@ fn c6_2_a_wire_that_delays_loses_and_reorders_passes_each_end_of_stream_on() {
         let _ = stream.write_all(&question).and_then(|()| stream.shutdown(Shutdown::Write));
     });
     let listening = scene.steady_backend.listener();
-    let (balancer, _) =
-        scene.balancer(Server::builder(), set([("a", answering.addr), ("b", listening.local_addr().unwrap())]));
+    let (balancer, _) = scene.balancer(
+        Server::builder(),
+        set([("a", answering.addr), ("b", listening.local_addr().unwrap())]),
+    );
     let bytes = pattern(SIZE);
 
     let asking = scene.client.connect(balancer.addr);

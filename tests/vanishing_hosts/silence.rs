@@ -9,7 +9,8 @@ use crate::cast::{Rig, SLACK, Scene, Victim, stuff};
 use crate::switch::Weather;
 use crate::util::*;
 
-const KEEPALIVE: Keepalive = Keepalive { idle: Duration::from_secs(1), interval: Duration::from_secs(1), probes: 2 };
+const KEEPALIVE: Keepalive =
+    Keepalive { idle: Duration::from_secs(1), interval: Duration::from_secs(1), probes: 2 };
 /// When keepalive gives a silent peer up.
 const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
 /// The same, but more patient than any test.
@@ -51,7 +52,10 @@ fn idle_pairs_end_by_keepalive(victim: Victim) {
         let end = rig.witness.wait_for_end_of(&pair.client);
         assert_eq!((end.reason, end.error), (failure_of(victim), Some(ErrorKind::TimedOut)));
         let took = end.at - quiet_since;
-        assert!((KEEPALIVE_LIMIT - TICK..KEEPALIVE_LIMIT + SLACK).contains(&took), "it took {took:?}");
+        assert!(
+            (KEEPALIVE_LIMIT - TICK..KEEPALIVE_LIMIT + SLACK).contains(&took),
+            "it took {took:?}"
+        );
         assert_cut(pair.survivor(victim));
     }
     traffic.assert_was_undisturbed(KEEPALIVE_LIMIT);
@@ -115,7 +119,10 @@ fn bytes_on_their_way_end_pairs_by_user_timeout_alone(victim: Victim) {
 fn c6_7_a_user_timeout_takes_the_place_of_the_number_of_probes_for_idle_pairs_too() {
     const LONGER: Duration = Duration::from_secs(5);
     let Some(scene) = Scene::new(Weather::fair()) else { return };
-    let sooner = Rig::new(&scene, Server::builder().keepalive(Some(MANY_PROBES)).user_timeout(Some(USER_TIMEOUT)));
+    let sooner = Rig::new(
+        &scene,
+        Server::builder().keepalive(Some(MANY_PROBES)).user_timeout(Some(USER_TIMEOUT)),
+    );
     let later = Rig::new(&scene, with_keepalive().user_timeout(Some(LONGER)));
     let (ends_sooner, ends_later) = (sooner.pair(), later.pair());
     let quiet_since = Instant::now();
@@ -124,6 +131,9 @@ fn c6_7_a_user_timeout_takes_the_place_of_the_number_of_probes_for_idle_pairs_to
     scene.unplug(Victim::Backend);
     for (rig, pair, limit) in [(&sooner, ends_sooner, USER_TIMEOUT), (&later, ends_later, LONGER)] {
         let took = rig.witness.wait_for_end_of(&pair.client).at - quiet_since;
-        assert!((limit - TICK..limit + SLACK).contains(&took), "it took {took:?} instead of {limit:?}");
+        assert!(
+            (limit - TICK..limit + SLACK).contains(&took),
+            "it took {took:?} instead of {limit:?}"
+        );
     }
 }

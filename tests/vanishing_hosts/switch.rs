@@ -15,7 +15,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto, setsockopt, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
+    setsockopt, socket,
 };
 
 use crate::frame::{self, Destination, Mac};
@@ -82,10 +83,12 @@ pub(crate) struct Switch {
 impl Switch {
     /// To be called in the namespace that has the ports' interfaces.
     pub(crate) fn start(ports: Vec<Port>, weather: Weather) -> io::Result<Self> {
-        let (tally, longest_pause, is_over) = (Arc::<Tally>::default(), Arc::default(), Arc::<AtomicBool>::default());
+        let (tally, longest_pause, is_over) =
+            (Arc::<Tally>::default(), Arc::default(), Arc::<AtomicBool>::default());
         let mut carrier = Carrier::new(ports, weather, tally.clone())?;
         let thread = std::thread::spawn({
-            let (longest_pause, is_over) = (Arc::<AtomicU64>::clone(&longest_pause), is_over.clone());
+            let (longest_pause, is_over) =
+                (Arc::<AtomicU64>::clone(&longest_pause), is_over.clone());
             move || {
                 ask_for_priority();
                 while !is_over.load(SeqCst) {
@@ -103,7 +106,10 @@ impl Switch {
 /// would have vanished. Where that is not allowed, tests do as well as the machine is idle.
 fn ask_for_priority() {
     let thread = nix::unistd::gettid().to_string();
-    let _ = Command::new("chrt").args(["--fifo", "--pid", "10", &thread]).stderr(Stdio::null()).status();
+    let _ = Command::new("chrt")
+        .args(["--fifo", "--pid", "10", &thread])
+        .stderr(Stdio::null())
+        .status();
 }
 
 impl Drop for Switch {
@@ -111,7 +117,11 @@ impl Drop for Switch {
         self.is_over.store(true, SeqCst);
         let outcome = self.thread.take().map(JoinHandle::join);
         if std::thread::panicking() {
-            eprintln!("the switch paused for {} ms at most: {:?}", self.longest_pause.load(SeqCst), self.tally);
+            eprintln!(
+                "the switch paused for {} ms at most: {:?}",
+                self.longest_pause.load(SeqCst),
+                self.tally
+            );
         } else {
             assert!(!matches!(outcome, Some(Err(_))), "the switch broke down");
         }
@@ -144,7 +154,9 @@ impl Carrier {
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
         setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER)?;
         let addrs: BTreeMap<String, LinkAddr> = getifaddrs()?
-            .filter_map(|interface| Some((interface.interface_name, *interface.address?.as_link_addr()?)))
+            .filter_map(|interface| {
+                Some((interface.interface_name, *interface.address?.as_link_addr()?))
+            })
             .collect();
         let delivered = vec![0; ports.len()];
         let ports = ports.into_iter().map(|port| {
@@ -166,10 +178,13 @@ impl Carrier {
 
     /// Waits for the next thing to do, and does it.
     fn carry(&mut self) {
-        let next =
-            self.on_the_way.first_key_value().map(|(&(due, _), _)| due.saturating_duration_since(Instant::now()));
+        let next = self
+            .on_the_way
+            .first_key_value()
+            .map(|(&(due, _), _)| due.saturating_duration_since(Instant::now()));
         let wait = next.map_or(LONGEST_WAIT, |wait| wait.min(LONGEST_WAIT));
-        let wait = PollTimeout::try_from(wait.as_micros().div_ceil(1000) as u32).expect("waits are short");
+        let wait =
+            PollTimeout::try_from(wait.as_micros().div_ceil(1000) as u32).expect("waits are short");
         match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], wait) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(err) => panic!("cannot wait for frames: {err}"),
@@ -239,7 +254,9 @@ impl Carrier {
             self.delivered[to] = self.delivered[to].max(place);
             match sendto(self.socket.as_raw_fd(), &bytes, &self.ports[to].1, MsgFlags::empty()) {
                 // A port that takes no more loses a frame, as ports do.
-                Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => self.tally.carried.fetch_add(1, SeqCst),
+                Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => {
+                    self.tally.carried.fetch_add(1, SeqCst)
+                }
                 Err(err) => panic!("cannot send a frame of {} bytes: {err}", bytes.len()),
             };
         }

@@ -50,12 +50,16 @@ impl Bulk {
                 under_way += usize::from(!transfer.is_done());
             }
             if under_way == 0 {
-                return Ok(json!({ "gb_per_second": self.bytes as f64 / 1e9 / begun.elapsed().as_secs_f64() }));
+                return Ok(
+                    json!({ "gb_per_second": self.bytes as f64 / 1e9 / begun.elapsed().as_secs_f64() }),
+                );
             }
             let timeout = if busy { Duration::ZERO } else { Duration::from_secs(10) };
             self.poll.poll(&mut events, Some(timeout))?;
             if events.is_empty() && !busy {
-                return Err(format!("nothing for 10 s, with {under_way} transfers under way").into());
+                return Err(
+                    format!("nothing for 10 s, with {under_way} transfers under way").into()
+                );
             }
             for event in &events {
                 self.transfers[event.token().0].1.note(event);

@@ -54,7 +54,8 @@ pub(crate) fn open_one(target: SocketAddr, order: Message) -> Fallible<Connectio
     stream.write_all(&order)?;
     let mut answer = [0; MESSAGE];
     stream.read_exact(&mut answer)?;
-    let backend = wire::answered_by(&order, &answer).ok_or("what came back is not the backend's answer")?;
+    let backend =
+        wire::answered_by(&order, &answer).ok_or("what came back is not the backend's answer")?;
     stream.set_nonblocking(true)?;
     Ok(Connection { stream: TcpStream::from_std(stream), backend })
 }

@@ -40,7 +40,11 @@ impl Load {
 
     pub(crate) fn expect(&mut self, word: &str) -> Fallible<()> {
         let line = self.line()?;
-        if line == word { Ok(()) } else { Err(format!("the load says {line:?} instead of {word:?}").into()) }
+        if line == word {
+            Ok(())
+        } else {
+            Err(format!("the load says {line:?} instead of {word:?}").into())
+        }
     }
 
     pub(crate) fn report(&mut self) -> Fallible<Value> {

@@ -24,7 +24,11 @@ pub(crate) struct Speaker {
 }
 
 impl RoundTrips {
-    pub(crate) fn open(target: SocketAddr, connections: usize, backend: Option<u8>) -> Fallible<Self> {
+    pub(crate) fn open(
+        target: SocketAddr,
+        connections: usize,
+        backend: Option<u8>,
+    ) -> Fallible<Self> {
         let poll = Poll::new()?;
         let mut speakers = Vec::new();
         for connection in connect::open_to(target, connections, connect::echo(), backend)? {
@@ -47,7 +51,9 @@ impl RoundTrips {
         while latencies.count() < messages && Instant::now() < end {
             self.poll.poll(&mut events, Some(Duration::from_secs(10)))?;
             if events.is_empty() {
-                return Err(format!("nothing for 10 s, after {} round trips", latencies.count()).into());
+                return Err(
+                    format!("nothing for 10 s, after {} round trips", latencies.count()).into()
+                );
             }
             for event in events.iter().filter(|event| event.is_readable()) {
                 let speaker = &mut self.speakers[event.token().0];

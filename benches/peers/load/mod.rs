@@ -51,7 +51,9 @@ pub(crate) enum Work {
 /// The process, from its arguments to its end.
 pub(crate) fn work(target: SocketAddr, work: Work) -> Fallible<()> {
     match work {
-        Work::Short { connections, at_once } => when_told(|| Ok(short::run(target, connections, at_once)?.report())),
+        Work::Short { connections, at_once } => {
+            when_told(|| Ok(short::run(target, connections, at_once)?.report()))
+        }
         Work::RoundTrips { connections, messages, seconds, backend } => {
             let mut trips = messages::RoundTrips::open(target, connections, backend)?;
             when_told(|| Ok(trips.run(messages, Duration::from_secs(seconds))?.report()))

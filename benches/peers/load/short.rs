@@ -58,7 +58,11 @@ impl Short {
     fn begin(poll: &Poll, slot: usize, target: SocketAddr) -> io::Result<Self> {
         let begun = Instant::now();
         let mut stream = TcpStream::connect(target)?;
-        poll.registry().register(&mut stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
+        poll.registry().register(
+            &mut stream,
+            Token(slot),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
         Ok(Self { stream, begun, sent: false, answer: [0; MESSAGE], received: 0 })
     }
 
@@ -82,7 +86,8 @@ impl Short {
         if self.received < MESSAGE {
             return Ok(false);
         }
-        wire::answered_by(order, &self.answer).ok_or("what came back is not the backend's answer")?;
+        wire::answered_by(order, &self.answer)
+            .ok_or("what came back is not the backend's answer")?;
         Ok(true)
     }
 }

@@ -40,7 +40,12 @@ impl Watch {
         }
         let mut speaker = Speaker::new(to_others.pop().ok_or("there must be others")?);
         speaker.register(&poll, SPEAKER)?;
-        Ok(Self { poll, victims: to_victim.into_iter().map(Some).collect(), _others: to_others, speaker })
+        Ok(Self {
+            poll,
+            victims: to_victim.into_iter().map(Some).collect(),
+            _others: to_others,
+            speaker,
+        })
     }
 
     pub(crate) fn run(&mut self) -> Fallible<Value> {

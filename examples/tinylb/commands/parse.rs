@@ -25,7 +25,10 @@ pub(crate) enum Change {
 }
 
 /// The next line, without its end, or what is wrong with it; `None` at the end of the input.
-pub(crate) fn next_line(input: &mut impl BufRead, longest: usize) -> io::Result<Option<Result<String, String>>> {
+pub(crate) fn next_line(
+    input: &mut impl BufRead,
+    longest: usize,
+) -> io::Result<Option<Result<String, String>>> {
     let mut line = Vec::new();
     input.by_ref().take(longest as u64 + 1).read_until(b'\n', &mut line)?;
     if line.is_empty() {
@@ -56,7 +59,9 @@ pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
         ("remove", words) => {
             let (words, drain) = take_drain(words)?;
             Command::Change(
-                Change::Remove(at_least_one(words, "KEY")?.iter().map(|key| (*key).to_owned()).collect()),
+                Change::Remove(
+                    at_least_one(words, "KEY")?.iter().map(|key| (*key).to_owned()).collect(),
+                ),
                 drain,
             )
         }
@@ -65,7 +70,12 @@ pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
         ("stats", []) => Command::Stats,
         ("quit", []) => Command::Quit,
         ("stats" | "quit", _) => return Err(format!("{verb} stands alone")),
-        _ => return Err(format!("unknown command {}: set, add, remove, stats, drain or quit", quoted(verb))),
+        _ => {
+            return Err(format!(
+                "unknown command {}: set, add, remove, stats, drain or quit",
+                quoted(verb)
+            ));
+        }
     };
     Ok(Some(command))
 }

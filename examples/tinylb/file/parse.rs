@@ -60,6 +60,7 @@ pub(crate) fn parse(content: &[u8]) -> Result<Vec<Line>, Problem> {
 
 /// A `#` within a word is part of it.
 fn without_comment(line: &str) -> &str {
-    let begins_comment = |(at, _): &(usize, &str)| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
+    let begins_comment =
+        |(at, _): &(usize, &str)| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
     line.match_indices('#').find(begins_comment).map_or(line, |(at, _)| &line[..at])
 }

@@ -201,7 +201,8 @@ impl Book {
         if let Some(complaint) = record.complaint() {
             self.fault(format!("connection {connection} {complaint}"));
         }
-        pages.counts.slowest_cut = pages.counts.slowest_cut.max(record.slowest_cut().as_micros() as u64);
+        pages.counts.slowest_cut =
+            pages.counts.slowest_cut.max(record.slowest_cut().as_micros() as u64);
         if !std::mem::replace(&mut record.is_counted, true) {
             let (all, through) = pages.kinds.entry(record.plan.name).or_default();
             *all += 1;
@@ -235,7 +236,9 @@ impl Book {
         let pages = lock(&self.pages);
         let Updates { closed, cancelled, seen_cancelled, maybe_cancelled, .. } = pages.updates;
         let removed = pages.counts.removed as usize;
-        self.require(closed == removed, || format!("updates report {closed} closed, but {removed} were told of"));
+        self.require(closed == removed, || {
+            format!("updates report {closed} closed, but {removed} were told of")
+        });
         self.require((seen_cancelled..=seen_cancelled + maybe_cancelled).contains(&cancelled), || {
             format!("updates report {cancelled} cancelled dials, but {seen_cancelled} were seen, and maybe {maybe_cancelled} more")
         });
@@ -259,7 +262,9 @@ impl Book {
     pub(crate) fn look_for_the_overdue(&self) {
         let now = Instant::now();
         let mut pages = lock(&self.pages);
-        for (connection, record) in pages.records.iter().filter(|(_, record)| record.settled_at.is_none()) {
+        for (connection, record) in
+            pages.records.iter().filter(|(_, record)| record.settled_at.is_none())
+        {
             if let Some(missing) = record.overdue(now) {
                 self.fault(format!("connection {connection} ({}): {missing}", record.plan.name));
             }

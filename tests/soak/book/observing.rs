@@ -34,17 +34,25 @@ impl Book {
         };
         if let Some(((_, target), under)) = pair.dial.take() {
             updates.seen_cancelled += 1;
-            let has_vanished = history.after(under).any(|issued| issued.number <= number && !issued.names(target));
-            self.require(has_vanished, || format!("the dial of target {target} was given up, though it stayed"));
+            let has_vanished =
+                history.after(under).any(|issued| issued.number <= number && !issued.names(target));
+            self.require(has_vanished, || {
+                format!("the dial of target {target} was given up, though it stayed")
+            });
         }
-        self.require(!pair.tried.contains(&attempt), || format!("{attempt:?} was tried again for {addr}"));
+        self.require(!pair.tried.contains(&attempt), || {
+            format!("{attempt:?} was tried again for {addr}")
+        });
         // C2.1: whoever was passed over was tried for this client, or may be ejected.
         let after = cursor.as_ref().map_or(Unbounded, Excluded);
         let cycle = issued.set.range::<Arc<str>, _>((after, Unbounded)).chain(&issued.set);
         for (key, target) in cycle.take_while(|(key, _)| **key != attempt.0) {
             let passed = (key.clone(), *target);
-            let is_excused = pair.tried.contains(&passed) || failures.get(&passed) >= Some(&FAILURES_TO_EJECT);
-            self.require(is_excused, || format!("{key} was passed over between {cursor:?} and {attempt:?}"));
+            let is_excused =
+                pair.tried.contains(&passed) || failures.get(&passed) >= Some(&FAILURES_TO_EJECT);
+            self.require(is_excused, || {
+                format!("{key} was passed over between {cursor:?} and {attempt:?}")
+            });
         }
         *cursor = Some(attempt.0.clone());
         pair.tried.push(attempt.clone());
@@ -54,7 +62,9 @@ impl Book {
     fn accepted(&self, client: &Client<'_>) {
         let mut pages = lock(&self.pages);
         let expected = pages.counts.accepted;
-        self.require(client.id == expected, || format!("client {} came instead of {expected}", client.id));
+        self.require(client.id == expected, || {
+            format!("client {} came instead of {expected}", client.id)
+        });
         pages.counts.accepted += 1;
         let addr = client.addr.to_string();
         let Some(connection) = pages.coming.remove(&addr) else {
@@ -70,24 +80,34 @@ impl Book {
         let Pages { pairs, records, counts, failures, .. } = &mut *pages;
         let attempt = (Arc::from(connected.key), self.target(connected.target_name));
         let Some(pair) = pairs.get_mut(&connected.client.id) else {
-            return self.fault(format!("{attempt:?} was connected for client {}, who is gone", connected.client.id));
+            return self.fault(format!(
+                "{attempt:?} was connected for client {}, who is gone",
+                connected.client.id
+            ));
         };
         let Some((dialled, under)) = pair.dial.take() else {
             return self.fault(format!("{attempt:?} was connected, but no dial was in flight"));
         };
-        self.require(dialled == attempt, || format!("{attempt:?} was connected instead of {dialled:?}"));
-        self.require(self.targets[attempt.1].can_be_reached(), || format!("{attempt:?} was reached"));
+        self.require(dialled == attempt, || {
+            format!("{attempt:?} was connected instead of {dialled:?}")
+        });
+        self.require(self.targets[attempt.1].can_be_reached(), || {
+            format!("{attempt:?} was reached")
+        });
         pair.connected = Some((attempt.1, under));
         failures.remove(&attempt);
         counts.connected += 1;
-        let is_announced = records.get(&pair.connection).is_none_or(|record| record.plan.is_announced);
+        let is_announced =
+            records.get(&pair.connection).is_none_or(|record| record.plan.is_announced);
         counts.unannounced += u64::from(!is_announced);
     }
 
     fn attempt_failed(&self, failed: &AttemptFailed<'_>) {
         let mut pages = lock(&self.pages);
         let attempt = (Arc::from(failed.key), self.target(failed.target_name));
-        self.require(!self.targets[attempt.1].can_be_reached(), || format!("{attempt:?} failed: {}", failed.error));
+        self.require(!self.targets[attempt.1].can_be_reached(), || {
+            format!("{attempt:?} failed: {}", failed.error)
+        });
         let dial = pages.pairs.get_mut(&failed.client.id).and_then(|pair| pair.dial.take());
         self.require(dial.is_some_and(|(dialled, _)| dialled == attempt), || {
             format!("{attempt:?} failed, but was not being dialled")
@@ -99,12 +119,16 @@ impl Book {
     fn ended(&self, ended: &Ended<'_>) {
         let mut pages = lock(&self.pages);
         let Some(pair) = pages.pairs.remove(&ended.client.id) else {
-            return self.fault(format!("client {} has ended twice, or never came", ended.client.id));
+            return self
+                .fault(format!("client {} has ended twice, or never came", ended.client.id));
         };
         pages.pair_at.remove(&ended.client.addr.to_string());
         let target = ended.backend.map(|(_, name)| self.target(name));
         self.require(target == pair.connected.map(|(target, _)| target), || {
-            format!("connection {} ended with {target:?} instead of {:?}", pair.connection, pair.connected)
+            format!(
+                "connection {} ended with {target:?} instead of {:?}",
+                pair.connection, pair.connected
+            )
         });
         self.check_reason(&mut pages, &pair, ended);
         pages.count(ended);
@@ -125,14 +149,20 @@ impl Book {
     fn check_reason(&self, pages: &mut Pages, pair: &Pair, ended: &Ended<'_>) {
         let Pages { history, updates, .. } = pages;
         let has_tried_all = |issued: &Issued| {
-            issued.set.iter().all(|(key, target)| pair.tried.iter().any(|tried| (&tried.0, &tried.1) == (key, target)))
+            issued.set.iter().all(|(key, target)| {
+                pair.tried.iter().any(|tried| (&tried.0, &tried.1) == (key, target))
+            })
         };
         let may = match ended.reason {
             EndReason::TargetRemoved => pair.connected.is_some_and(|(target, under)| {
-                let mut since = history.pending().filter(|issued| issued.number > under && issued.drain.is_none());
+                let mut since = history
+                    .pending()
+                    .filter(|issued| issued.number > under && issued.drain.is_none());
                 since.any(|issued| !issued.names(target))
             }),
-            EndReason::DrainLimit => pair.drain.is_some_and(|drain| drain.earliest <= Instant::now()),
+            EndReason::DrainLimit => {
+                pair.drain.is_some_and(|drain| drain.earliest <= Instant::now())
+            }
             EndReason::NoBackend => history.possible().any(|issued| issued.set.is_empty()),
             EndReason::BackendsFailed => {
                 history.possible().any(|issued| !issued.set.is_empty() && has_tried_all(issued))
@@ -157,7 +187,9 @@ impl Book {
     fn updated(&self, applied: &Applied) {
         let mut pages = lock(&self.pages);
         let numbers = pages.history.reported(applied.backends);
-        self.require(!numbers.is_empty(), || format!("a set was applied that nobody handed over: {applied:?}"));
+        self.require(!numbers.is_empty(), || {
+            format!("a set was applied that nobody handed over: {applied:?}")
+        });
         let last = *numbers.end();
         for number in numbers {
             self.apply(&mut pages, number);
@@ -185,16 +217,26 @@ impl Book {
                     _ if issued.names(target) => None,
                     Some(limit) => Some(Drain::merged(pair.drain, counts_from, limit)),
                     None => {
-                        self.fault(format!("connection {} is open, though target {target} is gone", pair.connection));
+                        self.fault(format!(
+                            "connection {} is open, though target {target} is gone",
+                            pair.connection
+                        ));
                         None
                     }
                 };
                 // Twice it may be seen: in the turn in which the limit runs out, and in the next, before drains are ended.
                 self.require(pair.drain.is_none_or(|drain| drain.updates_after <= 2), || {
-                    format!("connection {} is open, though the limit of its drain is over", pair.connection)
+                    format!(
+                        "connection {} is open, though the limit of its drain is over",
+                        pair.connection
+                    )
                 });
             }
-            if pair.dial.as_ref().is_some_and(|((_, target), under)| *under < number && !issued.names(*target)) {
+            if pair
+                .dial
+                .as_ref()
+                .is_some_and(|((_, target), under)| *under < number && !issued.names(*target))
+            {
                 pair.dial = None;
                 updates.seen_cancelled += 1;
             }

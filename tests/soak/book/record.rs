@@ -33,12 +33,15 @@ impl Record {
 
     /// What is wrong with a connection of which all is known.
     pub(super) fn complaint(&self) -> Option<String> {
-        let Self { plan, client: Some(client), backend, ended: Some(ended), .. } = self else { return None };
+        let Self { plan, client: Some(client), backend, ended: Some(ended), .. } = self else {
+            return None;
+        };
         let failure = |report: &Report| match &report.outcome {
             Outcome::Failed(failure) => Some(failure.clone()),
             _ => None,
         };
-        let verdict = || judge(&Case { plan: *plan, client, backend: backend.as_ref(), ended }).err();
+        let verdict =
+            || judge(&Case { plan: *plan, client, backend: backend.as_ref(), ended }).err();
         let complaint = self.reports().find_map(failure).or_else(verdict)?;
         Some(format!(
             "({}): {complaint}\n    client {client:?}\n    backend {backend:?}\n    balancer {ended:?}",
@@ -49,13 +52,17 @@ impl Record {
     /// Whether the connection did what it was planned to do.
     pub(super) fn went_through(&self) -> bool {
         use EndReason::{BackendFailed, ClientFailed, Finished};
-        self.ended.as_ref().is_some_and(|ended| matches!(ended.reason, Finished | ClientFailed | BackendFailed))
+        self.ended
+            .as_ref()
+            .is_some_and(|ended| matches!(ended.reason, Finished | ClientFailed | BackendFailed))
     }
 
     /// How long it took the ends to see that an update, or the limit of a drain, had cut them.
     pub(super) fn slowest_cut(&self) -> Duration {
         match &self.ended {
-            Some(ended) if matches!(ended.reason, EndReason::TargetRemoved | EndReason::DrainLimit) => {
+            Some(ended)
+                if matches!(ended.reason, EndReason::TargetRemoved | EndReason::DrainLimit) =>
+            {
                 let late = |report: &Report| report.at.saturating_duration_since(ended.at);
                 self.reports().map(late).max().unwrap_or_default()
             }
@@ -67,15 +74,20 @@ impl Record {
     pub(super) fn overdue(&self, now: Instant) -> Option<String> {
         let since = |at: Instant| now.saturating_duration_since(at);
         match (&self.client, &self.ended) {
-            (Some(client), None) if since(client.at) > PATIENCE => {
-                Some(format!("the client is gone since {:?}, but the pair has not ended", since(client.at)))
-            }
+            (Some(client), None) if since(client.at) > PATIENCE => Some(format!(
+                "the client is gone since {:?}, but the pair has not ended",
+                since(client.at)
+            )),
             (client, Some(ended)) => {
                 // What has ended in order may still be read for a while.
                 let limit = if ended.reason == EndReason::Finished { PATIENCE } else { PROMPT };
                 let missing = if client.is_none() { "client" } else { "backend" };
                 (since(ended.at) > limit).then(|| {
-                    format!("the {missing} does not see that it ended ({}) {:?} ago", ended.reason, since(ended.at))
+                    format!(
+                        "the {missing} does not see that it ended ({}) {:?} ago",
+                        ended.reason,
+                        since(ended.at)
+                    )
                 })
             }
             _ => None,

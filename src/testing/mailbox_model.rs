@@ -1,0 +1,322 @@
+//! The mailbox in every order that its threads may come in.
+//!
+//! Each model is small, since loom runs it once for each order; a wake-up that is lost or an answer that never comes
+//! shows as a deadlock.
+//!
+//! ```sh
+//! RUSTFLAGS="--cfg tinylb_loom" cargo test --release --lib --target-dir target/loom loom
+//! ```
+
+use std::ops::ControlFlow;
+
+use loom::thread::{self, JoinHandle};
+
+use super::*;
+use crate::backend::TcpBackend;
+use crate::pool::pending::Outcome;
+use crate::sync::LOOP;
+
+const TARGET: &str = "127.0.0.1:1";
+const OTHER: &str = "127.0.0.1:2";
+const ANOTHER: &str = "127.0.0.1:3";
+
+/// Both ends of a mailbox, and the bed of the loop.
+fn mailbox() -> (Sender, EventLoop) {
+    let waker = Arc::new(Waker::of_nothing_else());
+    let (sender, receiver) = channel(waker.clone());
+    (
+        sender,
+        EventLoop {
+            receiver,
+            waker,
+            in_force: BackendSet::new(),
+            has_closed_target: false,
+            stop: None,
+        },
+    )
+}
+
+/// The same when there may be pairs to `TARGET` already.
+fn mailbox_with_pairs() -> (Sender, EventLoop) {
+    let (sender, mut event_loop) = mailbox();
+    update(&sender, &[TARGET]).unwrap();
+    assert!(event_loop.turn(&|_| false).is_continue());
+    (sender, event_loop)
+}
+
+/// As much of the loop as the mailbox sees.
+struct EventLoop {
+    receiver: Receiver,
+    waker: Arc<Waker>,
+    in_force: BackendSet,
+    /// Whether any pair to `TARGET` has been closed.
+    has_closed_target: bool,
+    stop: Option<Stop>,
+}
+
+/// What the loop came to.
+struct Outcome {
+    in_force: BackendSet,
+    has_closed_target: bool,
+    stop: Option<Stop>,
+    waker: Arc<Waker>,
+}
+
+impl EventLoop {
+    fn spawn(self, until: impl Fn(&Self) -> bool + Send + 'static) -> JoinHandle<Outcome> {
+        thread::Builder::new().name(LOOP.to_owned()).spawn(move || self.run(until)).unwrap()
+    }
+
+    /// Takes turns, and sleeps in between, until it has seen enough.
+    fn run(mut self, until: impl Fn(&Self) -> bool) -> Outcome {
+        self.receiver.start();
+        while self.turn(&until).is_continue() {
+            self.waker.sleep();
+        }
+        let Self { in_force, has_closed_target, stop, waker, .. } = self;
+        Outcome { in_force, has_closed_target, stop, waker }
+    }
+
+    fn turn(&mut self, until: &impl Fn(&Self) -> bool) -> ControlFlow<()> {
+        if self.receiver.has_mail() {
+            self.apply_update();
+            let orders = self.receiver.take_orders();
+            self.stop = orders.stop.or(self.stop);
+            if let Some(promise) = orders.stats {
+                promise.keep(Stats { accepted: 7, ..Stats::default() });
+            }
+        }
+        if until(self) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn apply_update(&mut self) {
+        let Self { receiver, in_force, has_closed_target, .. } = self;
+        let taken = receiver.take_update(|update| {
+            for (index, target) in names(in_force).iter().enumerate() {
+                let is_named = names(&update.set).contains(target);
+                *has_closed_target |=
+                    &**target == TARGET && update.fate(index, is_named) == Fate::Close;
+            }
+            *in_force = update.set.clone();
+            ((), names(in_force))
+        });
+        if let Some(((), promise)) = taken {
+            promise.keep(Applied { backends: self.in_force.len(), ..Applied::default() });
+        }
+    }
+}
+
+fn set(targets: &[&str]) -> BackendSet {
+    targets.iter().map(|target| (*target, TcpBackend::new(target.parse().unwrap()))).collect()
+}
+
+fn names(set: &BackendSet) -> Arc<[Arc<str>]> {
+    set.iter().map(|entry| entry.shared_target_name().clone()).collect()
+}
+
+fn update(sender: &Sender, targets: &[&str]) -> Result<Reply<Applied>, Error> {
+    sender.update(set(targets), Removal::Close)
+}
+
+/// Another host's thread.
+fn host<T: Send + 'static>(
+    sender: &Sender,
+    act: impl FnOnce(Sender) -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let sender = sender.clone();
+    thread::spawn(move || act(sender))
+}
+
+/// Every answer but "stopped" is an answer.
+fn unless_stopped<T>(answer: Result<T, Error>) -> Option<T> {
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(Error::Stopped) => None,
+        Err(err) => panic!("{err}"),
+    }
+}
+
+#[test]
+fn loom_c3_1_an_update_wakes_the_loop_and_its_waiter_is_told() {
+    loom::model(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| !event_loop.in_force.is_empty());
+        assert_eq!(update(&sender, &[TARGET]).unwrap().wait().unwrap().backends, 1);
+        event_loop.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_c3_6_the_last_update_wins_and_every_waiter_is_told() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.in_force.len() == 2);
+        let first = update(&sender, &[TARGET]).unwrap();
+        let last = update(&sender, &[TARGET, OTHER]).unwrap();
+        assert!(matches!(first.wait().unwrap().backends, 1 | 2));
+        assert_eq!(last.wait().unwrap().backends, 2);
+        assert_eq!(event_loop.join().unwrap().in_force, set(&[TARGET, OTHER]));
+    });
+}
+
+#[test]
+fn loom_c3_6_a_removal_between_two_updates_is_never_lost() {
+    loom::model(|| {
+        let (sender, event_loop) = mailbox_with_pairs();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.in_force.len() == 2);
+        update(&sender, &[OTHER]).unwrap();
+        update(&sender, &[OTHER, TARGET]).unwrap();
+        assert!(event_loop.join().unwrap().has_closed_target);
+    });
+}
+
+#[test]
+fn loom_c3_6_nor_is_a_removal_lost_between_two_hosts() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox_with_pairs();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.stop.is_some());
+        let another = host(&sender, |sender| update(&sender, &[OTHER]).unwrap().wait().unwrap());
+        update(&sender, &[OTHER, TARGET]).unwrap().wait().unwrap();
+        another.join().unwrap();
+        sender.stop(Stop::Now).unwrap();
+        assert!(
+            event_loop.join().unwrap().has_closed_target,
+            "one of the updates lacks it, whichever was first"
+        );
+    });
+}
+
+#[test]
+fn loom_c3_6_updates_are_merged_by_the_targets_that_are_in_force_then() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox_with_pairs();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.in_force.len() == 3);
+        update(&sender, &[TARGET, OTHER]).unwrap(); // if taken by itself, there are two targets to judge from then on
+        update(&sender, &[OTHER]).unwrap();
+        update(&sender, &[OTHER, TARGET, ANOTHER]).unwrap();
+        assert!(event_loop.join().unwrap().has_closed_target);
+    });
+}
+
+#[test]
+fn loom_c3_5_all_who_wait_for_one_update_are_told() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| !event_loop.in_force.is_empty());
+        let reply = update(&sender, &[TARGET]).unwrap();
+        let copy = reply.clone();
+        let another = thread::spawn(move || copy.wait().unwrap());
+        assert_eq!(reply.wait().unwrap(), another.join().unwrap());
+        assert_eq!(reply.poll().unwrap().map(|applied| applied.backends), Some(1));
+        event_loop.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_c3_5_who_waits_with_a_limit_is_told_or_goes_on() {
+    loom::model(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| !event_loop.in_force.is_empty());
+        let reply = update(&sender, &[TARGET]).unwrap();
+        let now = Instant::now();
+        assert!(reply.wait_until(Some(now)).unwrap().is_none_or(|applied| applied.backends == 1));
+        // Loom's time stands still, so this is a wait without a limit by another way.
+        assert!(reply.wait_until(Some(now + Duration::from_secs(3600))).unwrap().is_some());
+        event_loop.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_c7_4_who_waits_for_an_update_is_released_when_the_loop_ends() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.stop.is_some());
+        let another = host(&sender, |sender| sender.stop(Stop::Now).unwrap());
+        let answer = update(&sender, &[TARGET]).and_then(|reply| reply.wait());
+        let is_in_force = !event_loop.join().unwrap().in_force.is_empty();
+        assert_eq!(
+            unless_stopped(answer).is_some(),
+            is_in_force,
+            "what is applied is told, and nothing else"
+        );
+        another.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_c7_4_who_waits_is_released_when_the_balancer_is_dropped_unrun() {
+    loom::model(|| {
+        let (sender, event_loop) = mailbox();
+        let another =
+            host(&sender, |sender| update(&sender, &[TARGET]).and_then(|reply| reply.wait()));
+        drop(event_loop);
+        assert!(unless_stopped(another.join().unwrap()).is_none());
+    });
+}
+
+#[test]
+fn loom_c7_4_counters_are_told_or_refused_while_the_loop_begins_and_ends() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.stop.is_some());
+        let another = host(&sender, |sender| sender.stop(Stop::Now).unwrap());
+        let accepted = unless_stopped(sender.stats()).map(|stats| stats.accepted);
+        assert!(
+            matches!(accepted, None | Some(0 | 7)),
+            "the loop's, or those of one that does not run yet"
+        );
+        event_loop.join().unwrap();
+        another.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_c7_4_after_the_end_everything_says_so_and_the_waker_is_gone() {
+    loom::model(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.stop.is_some());
+        sender.stop(Stop::Drain(Duration::ZERO)).unwrap();
+        let outcome = event_loop.join().unwrap();
+        assert_eq!(Arc::strong_count(&outcome.waker), 1);
+        assert!(unless_stopped(update(&sender, &[TARGET])).is_none());
+        assert!(unless_stopped(sender.stats()).is_none());
+        sender.stop(Stop::Now).unwrap();
+    });
+}
+
+#[test]
+fn loom_c7_2_of_two_orders_to_stop_neither_is_lost() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| event_loop.stop == Some(Stop::Now));
+        let another =
+            host(&sender, |sender| sender.stop(Stop::Drain(Duration::from_secs(1))).unwrap());
+        sender.stop(Stop::Now).unwrap();
+        another.join().unwrap();
+        event_loop.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_c7_4_the_loops_own_thread_is_told_that_it_cannot_wait_for_itself() {
+    loom::model(|| {
+        let (sender, event_loop) = mailbox();
+        let reply = update(&sender, &[TARGET]).unwrap();
+        let event_loop = event_loop.spawn(move |event_loop| {
+            if event_loop.in_force.is_empty() {
+                assert!(matches!(reply.wait(), Err(Error::OwnThread)));
+            }
+            assert!(matches!(sender.stats(), Err(Error::OwnThread)));
+            true
+        });
+        event_loop.join().unwrap();
+    });
+}
+
+/// Some models have too many orders to try them all: those in which threads are interrupted at most so often, which finds
+/// what is to be found.
+fn within_bounds(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}

@@ -1,0 +1,338 @@
+//! What the host has asked of the balancer, what it was told, and so what must hold.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::super::steps::{Change, KEYS, Names};
+use super::network::{Connect, Dial, Network, Socket};
+use crate::event_loop::Limits;
+use crate::net::Readiness;
+use crate::observe::{Applied, EndReason, Ended, Usage};
+
+pub(super) const LIMITS: Limits = Limits {
+    connect_timeout: Duration::from_secs(5),
+    dial_limit: Duration::from_secs(12),
+    idle_timeout: Some(Duration::from_secs(90)),
+    half_closed_timeout: Duration::from_secs(20),
+};
+
+/// How long at most a balancer that lacks a descriptor waits before it tries again.
+pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many clients a turn takes at most, so that nothing else waits for a crowd.
+pub(super) const ACCEPTS_PER_TURN: usize = 64;
+
+/// What the host knows.
+#[derive(Default)]
+pub(super) struct Host {
+    /// The set in force.
+    pub(super) set: Names,
+    /// The updates that are to be in force after the next turn's commands.
+    pub(super) submitted: Vec<Change>,
+    /// Those that were given in the course of a turn.
+    pub(super) submitted_meanwhile: Vec<Change>,
+    /// Until when the pairs of vanished targets may go on.
+    pub(super) draining: BTreeMap<&'static str, Instant>,
+    pub(super) drain_until: Option<Instant>,
+    pub(super) is_shut_down: bool,
+    /// The listener has been deregistered.
+    pub(super) is_closed_to_clients: bool,
+    /// The balancer is dropped without being shut down.
+    pub(super) is_abandoned: bool,
+    /// The key served last.
+    cursor: Option<&'static str>,
+    tenures: BTreeMap<&'static str, u64>,
+    presences: BTreeMap<&'static str, u64>,
+    /// A bound on how often in a row a key's target has failed: attempts, where the balancer counts backends.
+    failed_dials: BTreeMap<(&'static str, &'static str), u32>,
+    /// What has been told.
+    pub(super) accepted: u64,
+    pub(super) ended: HashSet<u64>,
+    pub(super) refusals: BTreeMap<EndReason, u64>,
+    pub(super) ends: BTreeMap<EndReason, u64>,
+    /// What the keys of the set were used for, and those that are gone together.
+    pub(super) usage: BTreeMap<&'static str, Usage>,
+    pub(super) departed: Usage,
+    /// The sockets of pairs whose target was removed by the update that is being applied.
+    removed: Vec<usize>,
+    /// How many dials it has cancelled.
+    pub(super) cancelled: usize,
+    /// The same of updates in force that were not reported as applied yet.
+    unreported: VecDeque<(Vec<usize>, usize)>,
+    pub(super) reports: Vec<Applied>,
+}
+
+impl Host {
+    /// The set that governs what happens after the commands of the turn.
+    pub(super) fn next_set(&self) -> &Names {
+        self.submitted.last().map_or(&self.set, |change| &change.names)
+    }
+
+    pub(super) fn is_named(&self, target: &str) -> bool {
+        self.next_set().values().any(|named| *named == target)
+    }
+
+    /// The updates that were submitted are in force: something happens that comes after the commands of a turn.
+    pub(super) fn enforce(&mut self, network: &mut Network) {
+        if self.submitted.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut self.submitted);
+        judge_removal(&changes, network);
+        let open: BTreeSet<_> =
+            network.connected().map(|(_, backend)| network.target(backend)).collect();
+        for Change { names, limit } in &changes {
+            for target in &open {
+                match limit {
+                    _ if names.values().any(|named| named == target) => {
+                        drop(self.draining.remove(target))
+                    }
+                    None => drop(self.draining.remove(target)),
+                    Some(limit) => {
+                        let until = network.now + *limit;
+                        let earliest =
+                            self.draining.get(target).map_or(until, |earlier| until.min(*earlier));
+                        self.draining.insert(target, earliest);
+                    }
+                }
+            }
+        }
+        self.draining.retain(|target, _| open.contains(target));
+        self.forget_vanished_dials(&changes, network);
+        let set = changes.into_iter().next_back().map(|change| change.names).unwrap_or_default();
+        for key in KEYS.into_iter().filter(|key| set.get(key) != self.set.get(key)) {
+            *self.tenures.entry(key).or_default() += 1;
+            self.failed_dials.retain(|(failed, _), _| *failed != key);
+        }
+        for key in self.set.keys().filter(|key| !set.contains_key(*key)) {
+            *self.presences.entry(key).or_default() += 1;
+            self.departed.add(&self.usage.remove(key).unwrap_or_default());
+        }
+        self.set = set;
+        self.unreported
+            .push_back((std::mem::take(&mut self.removed), std::mem::take(&mut self.cancelled)));
+    }
+
+    /// What was to be dialled again is not, if its target has vanished.
+    fn forget_vanished_dials(&self, changes: &[Change], network: &mut Network) {
+        let is_kept = |target: &str| {
+            changes.last().is_some_and(|last| last.is_naming(target))
+                && !changes.iter().any(|c| c.closes(target))
+        };
+        for socket in network.live().collect::<Vec<_>>() {
+            let socket = &mut network.sockets[socket];
+            if socket.repeats.is_some_and(|dial| !is_kept(dial.target)) {
+                (socket.repeats, socket.lacks_descriptor) = (None, false);
+            }
+        }
+    }
+
+    /// A backend was picked for a client: the first after the one served last, but for those that the client has
+    /// tried or that may be ejected.
+    pub(super) fn judge_pick(&mut self, key: &'static str, client: usize, network: &Network) {
+        let after = |cursor| self.set.range(cursor..).filter(move |(key, _)| **key != cursor);
+        let order: Vec<_> = match self.cursor {
+            Some(cursor) => after(cursor).chain(self.set.range(..=cursor)).collect(),
+            None => self.set.iter().collect(),
+        };
+        let tried = &network.sockets[client].tried;
+        for (passed, target) in order.into_iter().take_while(|(passed, _)| **passed != key) {
+            let failed = self.failed_dials.get(&(*passed, *target)).copied().unwrap_or(0);
+            let limit = network.setting.ejecting_failures;
+            let may_be_ejected = limit > 0 && failed >= limit;
+            assert!(
+                may_be_ejected || tried.contains(&Dial { key: passed, target, attempt: 0 }),
+                "{passed} is passed over for {key}"
+            );
+        }
+        self.cursor = Some(key);
+    }
+
+    pub(super) fn judge_failed_attempt(&mut self, dial: Dial, client: &Socket) {
+        self.usage(dial.key, client).dial_failures += 1;
+        *self.failed_dials.entry((dial.key, dial.target)).or_default() += 1;
+    }
+
+    pub(super) fn judge_connected(
+        &mut self,
+        key: &'static str,
+        target: &'static str,
+        client: &Socket,
+    ) {
+        let usage = self.usage(key, client);
+        (usage.open, usage.total) = (usage.open + 1, usage.total + 1);
+        if client.tenure == self.tenure(key) {
+            self.failed_dials.remove(&(key, target));
+        }
+    }
+
+    /// Where it is counted what a key was used for that was picked for a client.
+    pub(super) fn usage(&mut self, key: &'static str, client: &Socket) -> &mut Usage {
+        match client.presence == self.presence(key) {
+            true => self.usage.entry(key).or_default(),
+            false => &mut self.departed,
+        }
+    }
+
+    /// Tells apart the times for which a key has been in the set without a break.
+    pub(super) fn presence(&self, key: &str) -> u64 {
+        self.presences.get(key).copied().unwrap_or(0)
+    }
+
+    /// Tells apart the times for which a key has had one target without a break.
+    pub(super) fn tenure(&self, key: &str) -> u64 {
+        self.tenures.get(key).copied().unwrap_or(0)
+    }
+
+    /// A client has come to its end: it must be for a reason that fits.
+    pub(super) fn judge_end(&mut self, client: usize, ended: &Ended<'_>, network: &mut Network) {
+        assert!(self.ended.insert(ended.client.id), "ended twice");
+        assert!(self.fits(client, ended, network), "not a case of {:?}", ended.reason);
+        let socket = &network.sockets[client];
+        assert_eq!(ended.lasted, network.now - socket.began);
+        let backend = socket.partner.filter(|_| ended.backend.is_some());
+        let bytes = [backend.map_or(0, |backend| network.sockets[backend].taken), socket.taken];
+        assert_eq!([ended.bytes_up, ended.bytes_down], bytes.map(|bytes| bytes as u64));
+        if let Some(Dial { key, target, .. }) =
+            backend.and_then(|backend| network.sockets[backend].dial)
+        {
+            assert_eq!(ended.backend, Some((key, target)));
+            self.usage(key, &network.sockets[client]).open -= 1;
+        }
+        if let (EndReason::DialLimit, Some(dial)) = (ended.reason, socket.partner) {
+            let dial = &network.sockets[dial];
+            let is_told = dial.is_told || dial.is_dropped;
+            assert!(
+                is_told || dial.began + LIMITS.connect_timeout > network.now,
+                "a failure is not told"
+            );
+        }
+        if let Some(backend) = backend.filter(|_| !network.setting.failures) {
+            judge_last_words(ended.reason, &network.sockets[client], &network.sockets[backend]);
+            judge_last_words(ended.reason, &network.sockets[backend], &network.sockets[client]);
+        }
+        let is_unwatched = ended.reason == EndReason::LocalFailure;
+        if !is_unwatched {
+            network.paused_until = None; // there is room again
+        }
+        let counts = if backend.is_some() { &mut self.ends } else { &mut self.refusals };
+        *counts.entry(ended.reason).or_default() += 1;
+        for socket in [Some(client), backend].into_iter().flatten() {
+            network.sockets[socket].is_over = true;
+            network.sockets[socket].is_unwatched = is_unwatched;
+            network.sockets[socket].is_finished = ended.reason == EndReason::Finished;
+            if ended.reason == EndReason::TargetRemoved {
+                self.removed.push(socket);
+            }
+        }
+    }
+
+    fn fits(&self, client: usize, ended: &Ended<'_>, network: &Network) -> bool {
+        let now = network.now;
+        let socket = &network.sockets[client];
+        let partner = socket.partner.map(|backend| &network.sockets[backend]);
+        let target = ended.backend.map(|(_, target)| target);
+        let active_at =
+            socket.active_at.max(partner.map_or(socket.active_at, |partner| partner.active_at));
+        let is_past = |limit: Option<&Instant>| limit.is_some_and(|limit| *limit <= now);
+        match ended.reason {
+            EndReason::Finished => socket.partner.is_some_and(|backend| {
+                [client, backend].iter().all(|&side| network.is_ended_by_now(side))
+            }),
+            EndReason::ClientFailed => socket.is_broken,
+            EndReason::BackendFailed => partner.is_some_and(|partner| partner.is_broken),
+            EndReason::TargetRemoved => target
+                .is_some_and(|target| self.submitted.iter().any(|change| change.closes(target))),
+            EndReason::DrainLimit => {
+                is_past(target.and_then(|target| self.draining.get(target)))
+                    || is_past(self.drain_until.as_ref())
+            }
+            EndReason::IdleTimeout => {
+                LIMITS.idle_timeout.is_some_and(|limit| active_at + limit <= now)
+            }
+            EndReason::HalfClosedTimeout => {
+                let has_one_ended =
+                    socket.end_was_read || partner.is_some_and(|partner| partner.end_was_read);
+                has_one_ended && active_at + LIMITS.half_closed_timeout <= now
+            }
+            EndReason::Shutdown => self.is_shut_down,
+            EndReason::NoBackend => self.next_set().is_empty(),
+            EndReason::BackendsFailed => {
+                let has_tried = |(key, target): (&&'static str, &&'static str)| {
+                    socket.tried.contains(&Dial { key, target, attempt: 0 })
+                };
+                !self.next_set().is_empty() && self.next_set().iter().all(has_tried)
+            }
+            EndReason::DialLimit => socket.began + LIMITS.dial_limit <= now,
+            EndReason::LocalFailure => socket.token.is_none(),
+        }
+    }
+
+    /// Updates are reported as applied: by now all that they removed is closed.
+    pub(super) fn judge_report(&mut self, applied: &Applied, network: &mut Network) {
+        let is_immediate = self.unreported.is_empty();
+        if is_immediate {
+            self.enforce(network);
+        }
+        if is_immediate && !self.is_shut_down && self.drain_until.is_none() {
+            let drains = |pair: &(usize, usize)| self.draining.contains_key(network.target(pair.1));
+            assert_eq!(applied.draining, network.connected().filter(drains).count());
+            assert_eq!(applied.backends, self.set.len());
+        }
+        let (removed, cancelled) =
+            self.unreported.pop_front().expect("reported, and nothing was submitted");
+        assert_eq!((applied.closed * 2, applied.cancelled), (removed.len(), cancelled));
+        assert!(
+            removed.iter().all(|&socket| network.sockets[socket].is_dropped),
+            "reported before all is closed"
+        );
+        self.reports.push(*applied);
+    }
+
+    /// Whether an update is in force that is not reported as applied yet.
+    pub(super) fn has_unreported(&self) -> bool {
+        !self.unreported.is_empty()
+    }
+
+    /// Bytes may be moved on a socket: both of its pair are connected, and its target may have pairs. Returns the other.
+    pub(super) fn judge_transfer(&mut self, socket: usize, network: &mut Network) -> usize {
+        self.enforce(network);
+        let partner =
+            network.sockets[socket].partner.expect("bytes are moved of a client without a backend");
+        let backend = if network.sockets[socket].dial.is_some() { socket } else { partner };
+        assert!(!network.sockets[socket].is_over, "bytes are moved after the end");
+        assert_eq!(
+            network.sockets[backend].connect,
+            Connect::Known,
+            "bytes are moved before the connect"
+        );
+        let target = network.target(backend);
+        assert!(
+            self.is_named(target) || self.draining.contains_key(target),
+            "bytes are moved of a vanished target"
+        );
+        partner
+    }
+}
+
+/// Updates are in force: whatever has lost its target by any of them is over, though the target may have come back.
+fn judge_removal(changes: &[Change], network: &Network) {
+    let is_closed = |target: &str| changes.iter().any(|change| change.closes(target));
+    let is_named = |target: &str| changes.last().is_some_and(|last| last.is_naming(target));
+    for socket in network.live() {
+        let Socket { dial: Some(Dial { target, .. }), connect, .. } = network.sockets[socket]
+        else {
+            continue;
+        };
+        assert!(!is_closed(target), "goes on though its target was removed");
+        assert!(connect == Connect::Known || is_named(target), "still dialled though it drains");
+    }
+}
+
+/// A pair ends by the failure of a side: what that has sent before is passed on, if the other takes it.
+fn judge_last_words(reason: EndReason, from: &Socket, to: &Socket) {
+    let has_failed =
+        matches!(reason, EndReason::ClientFailed | EndReason::BackendFailed) && from.is_broken;
+    let may_take = !to.is_broken && !to.is_blocked && to.event == Readiness::default();
+    assert!(!(has_failed && may_take) || to.taken == to.preface + from.sent, "last words are lost");
+}

@@ -1,0 +1,392 @@
+//! The simulated network: sockets of the balancer with their peers, and what the peers do.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+use mio::Token;
+
+use super::super::steps::{Dice, Happening, Setting};
+use super::host::SHORTAGE_PAUSE;
+use crate::net::Readiness;
+use crate::pool::rotation::Random;
+
+/// All sockets that ever were, and the dice that decide what a step leaves open.
+pub(super) struct Network {
+    /// Thrown by each step anew.
+    pub(super) dice: Random,
+    pub(super) setting: Setting,
+    pub(super) now: Instant,
+    pub(super) sockets: Vec<Socket>,
+    /// Those that are registered and not closed, in their order.
+    live: BTreeSet<usize>,
+    /// The clients that nobody has accepted yet.
+    pub(super) backlog: VecDeque<usize>,
+    /// The listener's event: set by a client that comes.
+    pub(super) backlog_event: bool,
+    /// How many of the next calls that need a descriptor fail.
+    pub(super) short_of: usize,
+    /// Until when the balancer has reason to pause.
+    pub(super) paused_until: Option<Instant>,
+    pub(super) accepts_in_turn: usize,
+}
+
+/// A dial of a backend: under which key, at what target, and which attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Dial {
+    pub(super) key: &'static str,
+    pub(super) target: &'static str,
+    pub(super) attempt: u32,
+}
+
+/// A socket of the balancer's, with its peer.
+pub(super) struct Socket {
+    /// Which dial it came of; `None` for a client.
+    pub(super) dial: Option<Dial>,
+    /// The other socket of the pair: a client's is that of the last dial made for it.
+    pub(super) partner: Option<usize>,
+    /// Those of the key that was picked last for a client.
+    pub(super) tenure: u64,
+    pub(super) presence: u64,
+    pub(super) began: Instant,
+    pub(super) connect: Connect,
+    /// The dials made for a client.
+    pub(super) tried: BTreeSet<Dial>,
+    /// The dial of a client that is to be made again, since it lacked a descriptor or a signal came.
+    pub(super) repeats: Option<Dial>,
+    pub(super) lacks_descriptor: bool,
+    /// What the peer has sent, and how much of it was read.
+    pub(super) sent: usize,
+    pub(super) read: usize,
+    /// Where a read stops short, for what was sent out of band.
+    pub(super) mark: Option<usize>,
+    pub(super) has_ended: bool,
+    pub(super) end_was_read: bool,
+    /// The connection is broken: reset by its peer, or by the failure of a call.
+    pub(super) is_broken: bool,
+    pub(super) error: Option<ErrorKind>,
+    /// The peer takes nothing any more, which a write would tell.
+    pub(super) has_left: bool,
+    /// What it is sent first, and how much it has taken, of the preface too.
+    pub(super) preface: usize,
+    pub(super) taken: usize,
+    pub(super) room: usize,
+    pub(super) is_flushed: bool,
+    /// How often a flush or an end of the write side will block.
+    pub(super) stubborn: u64,
+    pub(super) is_blocked: bool,
+    pub(super) is_shut: bool,
+    /// When a byte moved last, or the first of the streams ended.
+    pub(super) active_at: Instant,
+    /// How much was read in this turn.
+    pub(super) moved_in_turn: usize,
+    pub(super) short_reads_drain: bool,
+    pub(super) translates: bool,
+    /// Whether to drop it takes it off the event queue, and ends its stream.
+    pub(super) drop_closes: bool,
+    pub(super) token: Option<Token>,
+    /// What an event is going to tell.
+    pub(super) event: Readiness,
+    /// The balancer has told that its pair is over; the socket may be closed later.
+    pub(super) is_over: bool,
+    /// Its failed dial was told.
+    pub(super) is_told: bool,
+    /// It could not be registered.
+    pub(super) is_unwatched: bool,
+    /// It was told to have finished.
+    pub(super) is_finished: bool,
+    pub(super) is_aborted: bool,
+    pub(super) is_dropped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connect {
+    Pending,
+    Up,
+    Refused,
+    /// The balancer knows that it is connected.
+    Known,
+}
+
+impl Network {
+    pub(super) fn new(setting: Setting, now: Instant) -> Self {
+        Self {
+            dice: Random::new(0),
+            setting,
+            now,
+            sockets: Vec::new(),
+            live: BTreeSet::new(),
+            backlog: VecDeque::new(),
+            backlog_event: false,
+            short_of: 0,
+            paused_until: None,
+            accepts_in_turn: 0,
+        }
+    }
+
+    pub(super) fn throw(&mut self, sides: u64) -> u64 {
+        self.dice.throw(sides)
+    }
+
+    pub(super) fn one_in(&mut self, sides: u64) -> bool {
+        self.dice.one_in(sides)
+    }
+
+    /// How many bytes something takes that need not take all.
+    pub(super) fn a_part(&mut self) -> usize {
+        if self.setting.trickles { 1 + self.throw(3) as usize } else { self.dice.some_bytes() }
+    }
+
+    pub(super) fn add(
+        &mut self,
+        dial: Option<Dial>,
+        partner: Option<usize>,
+        connect: Connect,
+    ) -> usize {
+        let room = if self.one_in(3) { self.dice.some_bytes() } else { usize::MAX };
+        let socket = Socket {
+            dial,
+            partner,
+            tenure: 0,
+            presence: 0,
+            began: self.now,
+            connect,
+            tried: BTreeSet::new(),
+            repeats: None,
+            lacks_descriptor: false,
+            sent: 0,
+            read: 0,
+            mark: None,
+            has_ended: false,
+            end_was_read: false,
+            is_broken: false,
+            error: None,
+            has_left: false,
+            preface: 0,
+            taken: 0,
+            room,
+            is_flushed: true,
+            stubborn: if self.one_in(3) { self.throw(3) } else { 0 },
+            is_blocked: false,
+            is_shut: false,
+            active_at: self.now,
+            moved_in_turn: 0,
+            short_reads_drain: self.one_in(2),
+            translates: self.one_in(4),
+            drop_closes: self.one_in(2),
+            token: None,
+            event: Readiness::default(),
+            is_over: false,
+            is_told: false,
+            is_unwatched: false,
+            is_finished: false,
+            is_aborted: false,
+            is_dropped: false,
+        };
+        self.sockets.push(socket);
+        self.sockets.len() - 1
+    }
+
+    pub(super) fn arrive(&mut self) {
+        let client = self.add(None, None, Connect::Known);
+        self.backlog.push_back(client);
+        self.backlog_event = true;
+    }
+
+    /// Has events of a socket made from now on. What there is already is one.
+    pub(super) fn register(&mut self, socket: usize, token: Token) {
+        self.live.insert(socket);
+        let socket = &mut self.sockets[socket];
+        assert!(!socket.is_dropped && socket.token.replace(token).is_none(), "registered twice");
+        socket.event.readable |= socket.sent > 0 || socket.has_ended || socket.is_broken;
+        socket.event.read_closed |= socket.has_ended || socket.is_broken;
+        socket.event.write_closed |= socket.is_broken || socket.has_left;
+        socket.event.priority |= socket.mark.is_some();
+        socket.event.error |= socket.is_broken || socket.connect == Connect::Refused;
+        socket.event.writable |= socket.connect != Connect::Pending;
+    }
+
+    pub(super) fn deregister(&mut self, socket: usize) {
+        self.live.remove(&socket);
+        self.sockets[socket].token = None;
+    }
+
+    /// The sockets of which events may come: those that are registered and not closed, of pairs that are over too.
+    pub(super) fn registered(&self) -> impl Iterator<Item = usize> + '_ {
+        self.live.iter().copied()
+    }
+
+    /// The sockets of pairs that are not over.
+    pub(super) fn live(&self) -> impl Iterator<Item = usize> + '_ {
+        self.registered().filter(|&socket| !self.sockets[socket].is_over)
+    }
+
+    pub(super) fn is_live(&self, socket: usize) -> bool {
+        self.live.contains(&socket) && !self.sockets[socket].is_over
+    }
+
+    pub(super) fn live_clients(&self) -> usize {
+        self.live().filter(|&socket| self.sockets[socket].dial.is_none()).count()
+    }
+
+    /// The pairs whose backend is connected: its socket, with that of its client.
+    pub(super) fn connected(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.live().filter_map(|socket| match self.sockets[socket] {
+            Socket { dial: Some(_), connect: Connect::Known, partner: Some(client), .. } => {
+                Some((client, socket))
+            }
+            _ => None,
+        })
+    }
+
+    /// The target of a backend's socket.
+    pub(super) fn target(&self, backend: usize) -> &'static str {
+        self.sockets[backend].dial.expect("not a backend's").target
+    }
+
+    /// Whether its peer reads all that there was, and then the end, if it is dropped now.
+    pub(super) fn is_ended_by_now(&self, socket: usize) -> bool {
+        let socket = &self.sockets[socket];
+        let is_last = |partner: usize| {
+            let partner = &self.sockets[partner];
+            let is_delivered = socket.is_flushed && socket.taken == socket.preface + partner.sent;
+            partner.end_was_read && socket.end_was_read && is_delivered
+        };
+        socket.is_shut || (socket.drop_closes && socket.partner.is_some_and(is_last))
+    }
+
+    /// All peers read from now on, and nothing hesitates.
+    pub(super) fn open_up(&mut self) {
+        for socket in self.registered().collect::<Vec<_>>() {
+            let socket = &mut self.sockets[socket];
+            (socket.room, socket.stubborn, socket.is_blocked) = (usize::MAX, 0, false);
+            socket.event.writable |= socket.connect != Connect::Pending;
+        }
+    }
+
+    /// A peer does something, one of a client in the backlog too.
+    pub(super) fn happen(&mut self, peer: usize, what: Happening) {
+        let peers: Vec<usize> = self.registered().chain(self.backlog.iter().copied()).collect();
+        if peers.is_empty() {
+            return;
+        }
+        let most = self.setting.most();
+        let socket = &mut self.sockets[peers[peer % peers.len()]];
+        if socket.connect == Connect::Pending {
+            socket.answer(what);
+        }
+        if matches!(socket.connect, Connect::Up | Connect::Known) && !socket.is_broken {
+            socket.go_on(what, most);
+        }
+    }
+
+    /// The balancer has reason to pause; one that is under way is not made longer.
+    pub(super) fn note_shortage(&mut self) {
+        if self.paused_until.is_none_or(|until| until <= self.now) {
+            self.paused_until = Some(self.now + SHORTAGE_PAUSE);
+        }
+    }
+
+    /// How many pairs have a socket that is open.
+    pub(super) fn open_pairs(&self) -> usize {
+        let client_of = |socket: usize| match self.sockets[socket] {
+            Socket { dial: Some(_), partner: Some(client), .. } => client,
+            _ => socket,
+        };
+        self.registered().map(client_of).collect::<BTreeSet<_>>().len()
+    }
+
+    /// One call less that finds a descriptor.
+    pub(super) fn take_descriptor(&mut self) -> io::Result<()> {
+        const EMFILE: i32 = 24;
+        if self.short_of > 0 {
+            self.short_of -= 1;
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        Ok(())
+    }
+
+    /// What a call meets that has nothing to do with the peer: a signal, or a failure for good.
+    pub(super) fn mishap(&mut self) -> Option<io::Error> {
+        const ENOBUFS: i32 = 105;
+        if self.setting.interrupts && self.one_in(6) {
+            return Some(ErrorKind::Interrupted.into());
+        }
+        if self.setting.failures && self.one_in(80) {
+            return Some(match self.throw(4) {
+                0 => ErrorKind::ConnectionReset.into(),
+                1 => ErrorKind::TimedOut.into(),
+                2 => io::Error::from_raw_os_error(ENOBUFS),
+                _ => io::Error::other("made up"),
+            });
+        }
+        None
+    }
+
+    /// As [`mishap`](Self::mishap), of a call on a connection, which is broken by it.
+    pub(super) fn mishap_of(&mut self, socket: usize) -> Option<io::Error> {
+        let err = self.mishap()?;
+        if err.kind() != ErrorKind::Interrupted {
+            self.sockets[socket].is_broken = true;
+        }
+        Some(err)
+    }
+}
+
+impl Socket {
+    /// A peer that has been dialled does something for the first time.
+    fn answer(&mut self, what: Happening) {
+        match what {
+            Happening::Alarm { error } => self.event.error |= error,
+            Happening::Reset => {
+                self.connect = Connect::Refused;
+                self.event.error = true;
+            }
+            _ => self.connect = Connect::Up,
+        }
+        self.event.writable = true;
+    }
+
+    /// A peer that is connected does something.
+    fn go_on(&mut self, what: Happening, most: usize) {
+        match what {
+            Happening::Send(bytes) if !self.has_ended => {
+                self.sent += bytes.min(most);
+                self.event.readable = true;
+            }
+            Happening::SendUrgently if !self.has_ended => {
+                self.mark = Some(self.sent);
+                self.sent += 1;
+                (self.event.readable, self.event.priority) = (true, true);
+            }
+            Happening::Send(_) | Happening::SendUrgently => {}
+            Happening::End => {
+                self.has_ended = true;
+                (self.event.readable, self.event.read_closed) = (true, true);
+            }
+            Happening::Reset => {
+                (self.is_broken, self.error) = (true, Some(ErrorKind::ConnectionReset));
+                let all =
+                    Readiness { read_closed: true, write_closed: true, ..Readiness::READ_WRITE };
+                self.event = Readiness { error: true, ..all };
+            }
+            Happening::Leave => {
+                (self.has_ended, self.has_left) = (true, true);
+                self.event =
+                    Readiness { read_closed: true, write_closed: true, ..Readiness::READ_WRITE };
+            }
+            Happening::StopReading => self.room = 0,
+            Happening::Read(bytes) => {
+                self.room = self.room.saturating_add(bytes.min(most));
+                if std::mem::take(&mut self.is_blocked) {
+                    self.event.writable = true;
+                }
+            }
+            Happening::Hesitate => self.stubborn += 1,
+            Happening::Alarm { error } => {
+                (self.event.readable, self.event.writable) = (true, true);
+                self.event.error |= error;
+            }
+        }
+    }
+}
