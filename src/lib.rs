@@ -120,6 +120,7 @@ mod backend;
 mod control;
 mod error;
 mod event_loop;
+mod log;
 mod mailbox;
 mod net;
 mod observe;

@@ -14,6 +14,7 @@ use crate::backend::BackendSet;
 use crate::control::Control;
 use crate::error::Error;
 use crate::event_loop::{Config, EventLoop, Limits, token};
+use crate::log::{info, warn};
 use crate::mailbox;
 use crate::net::{Address, IntoListener, Keepalive, Readiness, SocketOptions};
 use crate::observe::{EndReason, Observer, Summary, Unobserved};
@@ -60,7 +61,7 @@ impl Server {
     /// connections are cut then too.
     pub fn run(self) -> Result<Summary, Error> {
         let Self { mut event_loop, mut poll, control } = self;
-        log::info!("listening on {}", control.local_addr());
+        info!("listening on {}", control.local_addr());
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         let mut now = Instant::now();
         let mut next = event_loop.turn(std::iter::empty(), now);
@@ -152,7 +153,7 @@ impl Drop for ServerThread {
         let is_own_thread = self.is_own_thread();
         let Some(thread) = self.thread.take() else { return };
         if let Err(err) = self.control.shutdown() {
-            log::warn!("{err}, so its thread is left to itself");
+            warn!("{err}, so its thread is left to itself");
             return;
         }
         // On its own thread, in an observer that owns it, it ends after this.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use log::{debug, warn};
+use crate::log::{debug, warn};
 
 use super::acceptor::Accept;
 use super::pair::{ClientSide, Dialling, Pair, Stage};

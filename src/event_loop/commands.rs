@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use log::{info, warn};
+use crate::log::{info, warn};
 
 use super::close_queue::{Batch0, Next, Report};
 use super::pair::{Phase, Stage};

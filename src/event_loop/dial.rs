@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use log::{debug, warn};
+use crate::log::{debug, warn};
 
 use super::accept::ACCEPTS_PER_TURN;
 use super::pair::{Candidate, ClientSide, Connecting, Dialling, Pair, Phase, Relaying, Stage};

@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use log::debug;
+use crate::log::debug;
 use mio::{Registry, Token};
 
 use self::accept::ACCEPTS_PER_TURN;
