@@ -8,8 +8,8 @@ use crate::backend::BackendSet;
 use crate::error::Error;
 use crate::mailbox::{Reply, Sender, Stop};
 use crate::net::Address;
-use crate::observe::{Applied, Stats};
 use crate::pool::pending::Removal;
+use crate::stats::{Applied, Stats};
 
 /// Steers a balancer from any thread: hands it new backend sets, asks for its counters, and stops it.
 ///

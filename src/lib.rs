@@ -123,10 +123,11 @@ mod event_loop;
 mod log;
 mod mailbox;
 mod net;
-mod observe;
+mod observer;
 mod pool;
 mod relay;
 mod server;
+mod stats;
 mod sync;
 #[cfg(any(test, fuzzing))]
 mod testing;
@@ -151,9 +152,7 @@ pub use crate::net::ListenOptions;
 pub use crate::net::{
     Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
-pub use crate::observe::{
-    Applied, AttemptFailed, BackendStats, Client, Connected, EndCounts, EndReason, Ended, Observer,
-    Stats, Summary, Usage,
-};
+pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
 pub use crate::pool::rotation::Ejection;
 pub use crate::server::{Builder, Server, ServerThread};
+pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};

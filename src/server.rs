@@ -17,8 +17,9 @@ use crate::event_loop::{Config, EventLoop, Limits, token};
 use crate::log::{info, warn};
 use crate::mailbox;
 use crate::net::{Address, IntoListener, Keepalive, Readiness, SocketOptions};
-use crate::observe::{EndReason, Observer, Summary, Unobserved};
+use crate::observer::{Observer, Unobserved};
 use crate::pool::rotation::{Ejection, Random, Rotation};
+use crate::stats::{EndReason, Summary};
 use crate::sync::Waker;
 
 /// How many events one turn takes up at most.

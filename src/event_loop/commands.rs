@@ -9,7 +9,7 @@ use super::pair::{Phase, Stage};
 use super::pair_table::Queue;
 use super::{EventLoop, RunState};
 use crate::mailbox::Stop;
-use crate::observe::{Applied, EndReason, Stats};
+use crate::stats::{Applied, EndReason, Stats};
 use crate::time::after;
 
 /// How many sockets of those ended by the crowd are closed at a time; a turn may have occasion for it twice or thrice. A

@@ -12,8 +12,9 @@ use super::token::{End, PairToken};
 use super::{Balancer, EventLoop};
 use crate::backend::{Dial, DialRequest};
 use crate::net;
-use crate::observe::{AttemptFailed, Connected, EndReason};
+use crate::observer::{AttemptFailed, Connected};
 use crate::relay::{Relay, Side};
+use crate::stats::EndReason;
 
 /// What comes of a step towards a backend.
 enum Step {

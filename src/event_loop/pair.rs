@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::net::Address;
-use crate::observe::{Client, EndReason};
+use crate::observer::Client;
 use crate::pool::Assignment;
 use crate::relay::{Relay, Side};
+use crate::stats::EndReason;
 use crate::time::after;
 
 /// A pair.

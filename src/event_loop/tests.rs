@@ -14,8 +14,9 @@ use crate::error::Error;
 use crate::mailbox::Sender;
 use crate::net::Stream;
 use crate::net::{Address, Listener};
-use crate::observe::{Applied, AttemptFailed, Connected};
+use crate::observer::{AttemptFailed, Connected};
 use crate::pool::rotation::{Ejection, Random};
+use crate::stats::Applied;
 use crate::testing::script::{Act, Script, Seen};
 
 /// What comes of the next calls, for listeners and backends.

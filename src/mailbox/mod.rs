@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::BackendSet;
 use crate::error::Error;
-use crate::observe::{Applied, Stats};
 use crate::pool::pending::{PendingUpdate, Removal};
+use crate::stats::{Applied, Stats};
 use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Waker, current_thread};
 
 /// A mailbox that wakes the loop, and the loop's end of it.

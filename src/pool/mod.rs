@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use self::pending::{Outcome, PendingUpdate};
 use crate::backend::{BackendSet, Entry};
-use crate::observe::{BackendStats, Usage};
 use crate::pool::rotation::Rotation;
+use crate::stats::{BackendStats, Usage};
 use crate::time::after;
 
 /// The backends in force, and the targets that pairs can have: theirs, and those that drain.

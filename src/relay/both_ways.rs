@@ -4,7 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use super::{Direction, Drive, Side};
-use crate::observe::EndReason;
+use crate::stats::EndReason;
 
 /// Both ways between a client, who is lent to it, and its backend.
 pub(crate) struct Relay {
