@@ -117,6 +117,7 @@
 struct TheReadmesProgramsCompile;
 
 mod backend;
+mod builder;
 mod control;
 mod error;
 mod event_loop;
@@ -145,6 +146,7 @@ pub use crate::backend::UnixBackend;
 pub use crate::backend::{
     Backend, BackendSet, Dial, DialRequest, Entry, IntoIter, Iter, TcpBackend,
 };
+pub use crate::builder::Builder;
 pub use crate::control::{Control, Update};
 pub use crate::error::Error;
 #[cfg(feature = "socket2")]
@@ -154,5 +156,5 @@ pub use crate::net::{
 };
 pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
 pub use crate::pool::rotation::Ejection;
-pub use crate::server::{Builder, Server, ServerThread};
+pub use crate::server::{Server, ServerThread};
 pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};
