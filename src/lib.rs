@@ -143,9 +143,7 @@ pub use mio;
 
 #[cfg(unix)]
 pub use crate::backend::UnixBackend;
-pub use crate::backend::{
-    Backend, BackendSet, Dial, DialRequest, Entry, IntoIter, Iter, TcpBackend,
-};
+pub use crate::backend::{Backend, BackendSet, Dial, DialRequest, Entry, Iter, TcpBackend};
 pub use crate::builder::Builder;
 pub use crate::control::{Control, Update};
 pub use crate::error::Error;
