@@ -117,15 +117,18 @@
 struct TheReadmesProgramsCompile;
 
 mod backend;
+mod builder;
 mod control;
 mod error;
 mod event_loop;
+mod log;
 mod mailbox;
 mod net;
-mod observe;
+mod observer;
 mod pool;
 mod relay;
 mod server;
+mod stats;
 mod sync;
 #[cfg(any(test, fuzzing))]
 mod testing;
@@ -140,9 +143,8 @@ pub use mio;
 
 #[cfg(unix)]
 pub use crate::backend::UnixBackend;
-pub use crate::backend::{
-    Backend, BackendSet, Dial, DialRequest, Entry, IntoIter, Iter, TcpBackend,
-};
+pub use crate::backend::{Backend, BackendSet, Dial, DialRequest, Entry, Iter, TcpBackend};
+pub use crate::builder::Builder;
 pub use crate::control::{Control, Update};
 pub use crate::error::Error;
 #[cfg(feature = "socket2")]
@@ -150,9 +152,7 @@ pub use crate::net::ListenOptions;
 pub use crate::net::{
     Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
-pub use crate::observe::{
-    Applied, AttemptFailed, BackendStats, Client, Connected, EndCounts, EndReason, Ended, Observer,
-    Stats, Summary, Usage,
-};
+pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
 pub use crate::pool::rotation::Ejection;
-pub use crate::server::{Builder, Server, ServerThread};
+pub use crate::server::{Server, ServerThread};
+pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};

@@ -1,4 +1,4 @@
-//! A backend that is reached over TCP.
+//! A backend reached over TCP.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use super::{Backend, Dial, DialRequest};
 use crate::net::tcp;
 
-/// A backend reached over TCP, at one address or at several that are tried in order.
+/// A backend reached over TCP. It may have several addresses, which are tried in order.
 pub struct TcpBackend {
     target_name: String,
     addrs: Vec<SocketAddr>,
@@ -19,16 +19,17 @@ pub struct TcpBackend {
 type OnSocket = dyn Fn(&TcpStream) -> io::Result<()> + Send + Sync;
 
 impl TcpBackend {
-    /// The backend at this address, which is its target name too.
+    /// Returns the backend at this address. The address is its target name, too.
     pub fn new(addr: SocketAddr) -> Self {
         Self { target_name: addr.to_string(), addrs: vec![addr], on_socket: None }
     }
 
-    /// The backend at `host:port`, looked up here and now: this blocks the calling thread, and it alone.
+    /// Returns the backend at `host:port`. Looks the name up now, which blocks the calling thread
+    /// but not the balancer.
     ///
-    /// Its target name is `host:port` as given, so a name that means other addresses later is the same target, whose
-    /// connections stay. A host that wants changed addresses to close connections looks the name up itself and inserts
-    /// backends made with [`new`](Self::new).
+    /// Its target name is `host:port` as given. If a later lookup finds other addresses, it is
+    /// still the same target, and its connections stay. To close connections when the addresses
+    /// change, look the name up yourself and insert backends made with [`new`](Self::new).
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -39,7 +40,7 @@ impl TcpBackend {
     /// ```
     ///
     /// # Errors
-    /// When it is not `host:port`, or the name is not known or has no address.
+    /// When the argument is not `host:port`, or when the lookup fails or finds no address.
     pub fn resolve(host_and_port: &str) -> io::Result<Self> {
         let addrs = each_once(host_and_port.to_socket_addrs()?);
         if addrs.is_empty() {
@@ -51,12 +52,12 @@ impl TcpBackend {
         Ok(Self { target_name: host_and_port.to_owned(), addrs, on_socket: None })
     }
 
-    /// Has every socket passed to `prepare` right after its connection was begun, to set options beyond
-    /// [`SocketOptions`](crate::SocketOptions). An error of it counts as a failed dial.
+    /// Calls `prepare` with every socket right after its connection is begun, to set options beyond
+    /// [`SocketOptions`](crate::SocketOptions). If it fails, the dial fails.
     ///
-    /// It runs on the balancer's thread and must not block, nor keep a duplicate of the socket, which would stay open with
-    /// it. For what has to be set before connecting, such as a source
-    /// address, implement [`Backend`] with a socket of your own.
+    /// `prepare` runs on the balancer's thread. It must not block, and must not keep a duplicate of
+    /// the socket, because the connection stays open as long as a duplicate does. For options that
+    /// must be set before connecting, implement [`Backend`] with a socket of your own.
     pub fn on_socket(
         mut self,
         prepare: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static,
@@ -65,13 +66,13 @@ impl TcpBackend {
         self
     }
 
-    /// The addresses, in the order in which they are tried.
+    /// Returns the addresses in the order in which they are tried.
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
     }
 }
 
-/// The addresses in their order, none of them twice: resolvers may name one for each protocol.
+/// Removes duplicates and keeps the order. Some resolvers return an address once per protocol.
 fn each_once(named: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addrs = Vec::new();
     for addr in named {

@@ -3,15 +3,16 @@
 use std::io;
 use std::time::Instant;
 
-use log::{debug, warn};
+use crate::log::{debug, warn};
 
 use super::acceptor::Accept;
 use super::pair::{ClientSide, Dialling, Pair, Stage};
 use super::token::End;
 use super::{EventLoop, RunState};
 use crate::net::{Address, Stream};
-use crate::observe::{Client, EndReason};
+use crate::observer::Client;
 use crate::relay::Side;
+use crate::stats::EndReason;
 
 /// How many clients one turn accepts at most.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::vec;
 
 use crate::mailbox::Promise;
-use crate::observe::Applied;
 use crate::relay::Side;
+use crate::stats::Applied;
 
 /// The sides of ended pairs that are still to be closed: no byte goes through them any more.
 #[derive(Default)]

@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use log::{info, warn};
+use crate::log::{info, warn};
 
 use super::close_queue::{Batch0, Next, Report};
 use super::pair::{Phase, Stage};
 use super::pair_table::Queue;
 use super::{EventLoop, RunState};
 use crate::mailbox::Stop;
-use crate::observe::{Applied, EndReason, Stats};
+use crate::stats::{Applied, EndReason, Stats};
 use crate::time::after;
 
 /// How many sockets of those ended by the crowd are closed at a time; a turn may have occasion for it twice or thrice. A

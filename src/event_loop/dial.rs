@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use log::{debug, warn};
+use crate::log::{debug, warn};
 
 use super::accept::ACCEPTS_PER_TURN;
 use super::pair::{Candidate, ClientSide, Connecting, Dialling, Pair, Phase, Relaying, Stage};
@@ -12,8 +12,9 @@ use super::token::{End, PairToken};
 use super::{Balancer, EventLoop};
 use crate::backend::{Dial, DialRequest};
 use crate::net;
-use crate::observe::{AttemptFailed, Connected, EndReason};
+use crate::observer::{AttemptFailed, Connected};
 use crate::relay::{Relay, Side};
+use crate::stats::EndReason;
 
 /// What comes of a step towards a backend.
 enum Step {

@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use log::debug;
+use crate::log::debug;
 use mio::{Registry, Token};
 
 use self::accept::ACCEPTS_PER_TURN;
@@ -43,10 +43,11 @@ use self::timers::Timers;
 use self::token::{End, PairToken, Source};
 use crate::mailbox::Receiver;
 use crate::net::{Listener, Readiness, SocketOptions};
-use crate::observe::{EndReason, Ended, Observer, Stats, Summary};
+use crate::observer::{Ended, Observer};
 use crate::pool::Pool;
 use crate::pool::rotation::Rotation;
 use crate::relay::{Progress, Side};
+use crate::stats::{EndReason, Stats, Summary};
 
 /// How many bytes one direction moves in one turn at most, but for the read that passes this.
 pub(crate) const BYTES_PER_DIRECTION: usize = 512 << 10;

@@ -14,8 +14,9 @@ use crate::error::Error;
 use crate::mailbox::Sender;
 use crate::net::Stream;
 use crate::net::{Address, Listener};
-use crate::observe::{Applied, AttemptFailed, Connected};
+use crate::observer::{AttemptFailed, Connected};
 use crate::pool::rotation::{Ejection, Random};
+use crate::stats::Applied;
 use crate::testing::script::{Act, Script, Seen};
 
 /// What comes of the next calls, for listeners and backends.
@@ -1128,7 +1129,7 @@ fn c3_10_a_reset_that_shows_in_a_write_is_passed_on_after_what_its_peer_had_sent
 #[test]
 fn c6_5_a_pair_whose_backend_has_finished_is_half_closed_too_and_may_be_idle_for_less() {
     let backend = Scripted::new("a").then(connects()).then(connects());
-    for (idle, ends_as) in [(None, "half-closed time-out"), (Some(5 * SECOND), "idle time-out")] {
+    for (idle, ends_as) in [(None, "half-closed timeout"), (Some(5 * SECOND), "idle timeout")] {
         let limits = Limits { idle_timeout: idle, half_closed_timeout: 10 * SECOND, ..LIMITS };
         let mut rig = Rig::with(limits, 9, &[("a", &backend)]);
         let (_, server) = rig.pair(Script::new(), &backend);
@@ -1159,7 +1160,7 @@ fn c6_5_time_outs_count_from_the_last_byte_and_only_where_they_apply() {
     rig.pass(9 * SECOND);
     assert_eq!(rig.notes.take(), ["0 connected a"]);
     rig.pass(SECOND);
-    assert_eq!(rig.notes.take(), ["0 ended: half-closed time-out"]);
+    assert_eq!(rig.notes.take(), ["0 ended: half-closed timeout"]);
 
     let idle = Scripted::new("b").then(connects());
     rig.update(&[("b", &idle)]);
@@ -1167,7 +1168,7 @@ fn c6_5_time_outs_count_from_the_last_byte_and_only_where_they_apply() {
     let wait = rig.pass(Duration::ZERO).unwrap();
     assert!(wait <= 100 * SECOND);
     rig.pass(100 * SECOND);
-    assert_eq!(rig.notes.take(), ["1 connected b", "1 ended: idle time-out"]);
+    assert_eq!(rig.notes.take(), ["1 connected b", "1 ended: idle timeout"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::close_queue::Batch0;
 use super::pair::{Pair, Stage, Timeout};
 use super::{EventLoop, RunState};
-use crate::observe::EndReason;
+use crate::stats::EndReason;
 
 /// How many deadlines one turn looks after at most.
 const DEADLINES_PER_TURN: usize = 256;

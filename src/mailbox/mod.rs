@@ -17,7 +17,7 @@ use std::time::Instant;
 use self::fair_lock::FairLock;
 use crate::backend::BackendSet;
 use crate::error::Error;
-use crate::observe::{Applied, Stats};
+use crate::stats::{Applied, Stats};
 use crate::pool::pending_update::{LiveTargets, PendingUpdate, Removal};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Waker, current_thread, lock};
 

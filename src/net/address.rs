@@ -1,4 +1,4 @@
-//! Who is at the other end, or at this one: an address of any kind of transport.
+//! The address of a peer or a listener, whatever the transport.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use std::path::PathBuf;
 pub enum Address {
     /// An IP address and a port.
     Ip(SocketAddr),
-    /// A Unix-domain socket; `None` if it is not bound to a path, as clients' sockets usually are not.
+    /// The path of a Unix-domain socket; `None` if it is bound to no path, as clients usually are.
     Unix(Option<PathBuf>),
-    /// Whatever a transport of the host's own goes by.
+    /// The address of a custom transport, in its own notation.
     Other(Box<str>),
 }
 
 impl Address {
-    /// The IP address and port, if this is one.
+    /// Returns the IP address and port, if this is one.
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Self::Ip(addr) => Some(*addr),
@@ -39,7 +39,8 @@ impl From<std::os::unix::net::SocketAddr> for Address {
     }
 }
 
-/// `127.0.0.1:80`, `[::1]:80`, `unix:/run/app.sock`, `unix:` (unbound), or the transport's own name.
+/// Shows `127.0.0.1:80`, `[::1]:80`, `unix:/run/app.sock`, `unix:` (bound to no path), or the
+/// custom transport's notation.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

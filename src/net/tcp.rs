@@ -3,11 +3,9 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 
-use mio::event::Source;
 use mio::net::{TcpListener, TcpStream};
-use mio::{Interest, Registry, Token};
 
-use super::{Address, Listener, SocketOptions, Stream};
+use super::{Address, Listener, SocketOptions, Stream, options};
 
 impl Stream for TcpStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
@@ -15,10 +13,9 @@ impl Stream for TcpStream {
     }
 
     fn check_connect(&mut self) -> io::Result<bool> {
-        // Only a socket without a peer is asked for the reason.
         match self.peer_addr() {
-            // Where nobody listens, a dial that happens to be given the very port it goes to connects with itself, and
-            // would echo its client.
+            // Where nobody listens, a dial whose local port happens to be the port dialled
+            // connects to itself, and would echo its client.
             Ok(peer) if Self::local_addr(self)? == peer => {
                 Err(io::ErrorKind::ConnectionRefused.into())
             }
@@ -37,13 +34,13 @@ impl Stream for TcpStream {
 
     #[cfg(feature = "socket2")]
     fn abort(&mut self) {
-        // A socket that refuses this option is past sending anything.
+        // Fails only on a socket that cannot send anything any more.
         let _ = socket2::SockRef::from(&*self).set_linger(Some(std::time::Duration::ZERO));
     }
 
     fn short_read_means_drained(&self) -> bool {
-        // epoll promises it for stream sockets, save at urgent data, of which `Readiness::priority` tells. Elsewhere
-        // nothing tells of that, or an event needs a read that blocked before it.
+        // epoll(7) promises it, except at urgent data, which `Readiness::priority` reports.
+        // Elsewhere urgent data is not reported, or no event follows unless a read would block.
         cfg!(any(target_os = "linux", target_os = "android"))
     }
 
@@ -52,93 +49,33 @@ impl Stream for TcpStream {
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        Self::local_addr(self).map(Address::Ip)
+        Self::local_addr(self).map(Address::from)
     }
 }
 
-/// A TCP listener whose clients get the options it was given.
-#[derive(Debug)]
-pub(super) struct TcpAcceptor {
-    listener: TcpListener,
-    /// Without socket2 this cannot be set on the listener, to be inherited: each accepted stream is given it.
-    #[cfg(not(feature = "socket2"))]
-    nodelay: bool,
-}
-
-impl TcpAcceptor {
-    pub(super) fn new(listener: TcpListener) -> Self {
-        Self {
-            listener,
-            #[cfg(not(feature = "socket2"))]
-            nodelay: false,
-        }
-    }
-}
-
-impl Listener for TcpAcceptor {
+impl Listener for TcpListener {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
-        let (stream, addr) = self.listener.accept()?;
-        // The only reason to fail is that the client is gone already, which will be noticed soon enough.
-        #[cfg(not(feature = "socket2"))]
-        let _ = if self.nodelay { stream.set_nodelay(true) } else { Ok(()) };
-        Ok((Box::new(stream), Address::Ip(addr)))
+        let (stream, addr) = Self::accept(self)?;
+        Ok((Box::new(stream), addr.into()))
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        self.listener.local_addr().map(Address::Ip)
+        Self::local_addr(self).map(Address::from)
     }
 
     fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
-        // Accepted sockets inherit these, which saves up to five system calls for each.
-        #[cfg(feature = "socket2")]
-        {
-            let socket = socket2::SockRef::from(&self.listener);
-            socket.set_tcp_nodelay(options.nodelay)?;
-            if options.keepalive.is_none() {
-                socket.set_keepalive(false)?; // the host may have switched it on
-            }
-            super::options::apply(&socket, options)?;
-        }
-        #[cfg(not(feature = "socket2"))]
-        {
-            self.nodelay = options.nodelay;
-        }
-        Ok(())
+        options::set_on_listener(self, options)
     }
 }
 
-impl Source for TcpAcceptor {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.listener.register(registry, token, interests)
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.listener.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.listener.deregister(registry)
-    }
-}
-
-/// Begins a connection; whether it succeeds, [`Stream::check_connect`] will tell.
+/// Begins a connection. [`Stream::check_connect`] tells when it is established.
 pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(addr)?;
     if options.nodelay {
         stream.set_nodelay(true)?;
     }
     #[cfg(feature = "socket2")]
-    super::options::apply(&socket2::SockRef::from(&stream), options)?;
+    options::set(&socket2::SockRef::from(&stream), options)?;
     Ok(stream)
 }
 
@@ -158,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")] // elsewhere a full backlog refuses, or takes more than it was told
+    #[cfg(target_os = "linux")] // elsewhere a full backlog refuses, or is larger than asked for
     fn c5_2_a_socket_that_nobody_has_answered_yet_is_neither_connected_nor_refused() {
         let full =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -179,7 +116,8 @@ mod tests {
     fn c5_2_a_refused_connect_is_told_by_the_socket_itself() {
         let bound =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap(); // and does not listen
+        // Bound, but not listening.
+        bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         let addr = bound.local_addr().unwrap().as_socket().unwrap();
         let mut stream = dial(addr, &SocketOptions::default()).unwrap();
         let start = std::time::Instant::now();
@@ -190,16 +128,5 @@ mod tests {
             }
         };
         assert_eq!(err.kind(), io::ErrorKind::ConnectionRefused);
-    }
-
-    #[test]
-    fn a_listener_is_registered_until_it_is_deregistered() {
-        let poll = mio::Poll::new().unwrap();
-        let mut listener =
-            TcpAcceptor::new(TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
-        listener.register(poll.registry(), Token(1), Interest::READABLE).unwrap();
-        assert!(listener.register(poll.registry(), Token(1), Interest::READABLE).is_err());
-        listener.deregister(poll.registry()).unwrap();
-        listener.register(poll.registry(), Token(1), Interest::READABLE).unwrap();
     }
 }

@@ -26,7 +26,7 @@ use self::position_set::PositionSet;
 use self::rotation::Rotation;
 pub(crate) use self::tried::Tried;
 use crate::backend::Entry;
-use crate::observe::{BackendStats, Usage};
+use crate::stats::{BackendStats, Usage};
 use crate::random::Random;
 use crate::time::after;
 

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use self::wires::{BACKEND, CLIENT, Kind, PREFACE, Socket, Wire, Wires, lock};
 use crate::net::Readiness;
-use crate::observe::EndReason;
 #[cfg(test)]
 use crate::pool::rotation::Random;
 use crate::relay::{Progress, Relay, Side};
+use crate::stats::EndReason;
 
 /// How many it takes at most until a pair whose peers do all they can is over.
 const MOST_DRIVES: u32 = 100_000;

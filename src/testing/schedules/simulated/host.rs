@@ -7,7 +7,8 @@ use super::super::steps::{Change, KEYS, Names};
 use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
 use crate::net::Readiness;
-use crate::observe::{Applied, EndReason, Ended, Usage};
+use crate::observer::Ended;
+use crate::stats::{Applied, EndReason, Usage};
 
 pub(super) const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(5),

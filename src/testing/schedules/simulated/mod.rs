@@ -21,8 +21,8 @@ use crate::control::{Control, Update};
 use crate::error::Error;
 use crate::event_loop::{BYTES_PER_DIRECTION, Config, EventLoop, token};
 use crate::net::{Address, Readiness, SocketOptions};
-use crate::observe::Stats;
 use crate::pool::rotation::{Ejection, Random, Rotation};
+use crate::stats::Stats;
 use crate::sync::Waker;
 
 /// Plays a schedule, and panics if the balancer breaks a promise.

@@ -13,7 +13,8 @@ use super::network::{Connect, Dial, Network, Socket};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
 use crate::net::{Address, Listener, Readiness, Stream};
-use crate::observe::{Applied, AttemptFailed, Client, Connected, Ended, Observer};
+use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
+use crate::stats::Applied;
 
 /// The network and the host, shared by all that takes part in a schedule.
 #[derive(Clone)]
