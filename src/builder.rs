@@ -15,7 +15,8 @@ use crate::event_loop::{Config, EventLoop, Limits, token};
 use crate::mailbox;
 use crate::net::{IntoListener, Keepalive, SocketOptions};
 use crate::observer::{Observer, Unobserved};
-use crate::pool::rotation::{Ejection, Random, Rotation};
+use crate::pool::{Ejection, PickSettings, Pool};
+use crate::random::Random;
 use crate::server::Server;
 use crate::sync::Waker;
 
@@ -36,9 +37,8 @@ use crate::sync::Waker;
 /// ```
 pub struct Builder {
     config: Config,
+    pick: PickSettings,
     backends: Option<BackendSet>,
-    ejection: Ejection,
-    random_first_pick: bool,
     seed: Option<u64>,
     observer: Box<dyn Observer>,
 }
@@ -58,8 +58,7 @@ impl Default for Builder {
                 socket_options: SocketOptions::default(),
             },
             backends: None,
-            ejection: Ejection::default(),
-            random_first_pick: false,
+            pick: PickSettings::default(),
             seed: None,
             observer: Box::new(Unobserved),
         }
@@ -166,7 +165,7 @@ impl Builder {
 
     /// Sets when a failing backend is ejected, and for how long. See [`Ejection`] for the defaults.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
-        self.ejection = ejection;
+        self.pick.ejection = ejection;
         self
     }
 
@@ -175,7 +174,7 @@ impl Builder {
     ///
     /// For hosts that run on many machines, which would otherwise all start with the same backend.
     pub fn random_first_pick(mut self, random: bool) -> Self {
-        self.random_first_pick = random;
+        self.pick.random_first_pick = random;
         self
     }
 
@@ -203,22 +202,22 @@ impl Builder {
     /// event queue left.
     pub fn build(self, listener: impl IntoListener) -> Result<Server, Error> {
         self.check()?;
-        let Self { mut config, backends, ejection, random_first_pick, seed, observer } = self;
+        let Self { mut config, pick, backends, seed, observer } = self;
         config.limits.connect_timeout = config.limits.connect_timeout.min(config.limits.dial_limit);
         let mut listener = listener.into_listener().map_err(Error::Listener)?;
         listener.set_options(&config.socket_options).map_err(Error::Listener)?;
         let local_addr = listener.local_addr().map_err(Error::Listener)?;
         let poll = Poll::new().map_err(Error::Setup)?;
         let registry = poll.registry().try_clone().map_err(Error::Setup)?;
-        let waker = Waker::new(&registry, token::COMMANDS).map_err(Error::Setup)?;
-        let (sender, commands) = mailbox::channel(Arc::new(waker));
+        let waker = Waker::new(&registry, token::MAILBOX).map_err(Error::Setup)?;
+        let (sender, mailbox) = mailbox::channel(Arc::new(waker));
         let control = Control::new(sender, local_addr);
         if let Some(set) = backends {
             control.update(set)?;
         }
         let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-        let rotation = Rotation::new(ejection, random_first_pick, Random::new(seed));
-        let event_loop = EventLoop::new(config, registry, listener, commands, rotation, observer)
+        let pool = Pool::new(pick, Random::new(seed));
+        let event_loop = EventLoop::new(config, registry, listener, mailbox, pool, observer)
             .map_err(Error::Listener)?;
         Ok(Server { event_loop, poll, control })
     }
@@ -253,10 +252,10 @@ impl Builder {
                 socket_options.user_timeout.is_some_and(is_bad_user_timeout),
                 "must be from 1 millisecond to 24 days",
             ),
-            ("ejection", self.ejection.base.is_zero(), "must have a base above zero"),
+            ("ejection", self.pick.ejection.base.is_zero(), "must have a base above zero"),
             (
                 "ejection",
-                self.ejection.max < self.ejection.base,
+                self.pick.ejection.max < self.pick.ejection.base,
                 "must have a maximum that is not below its base",
             ),
         ];
@@ -272,8 +271,8 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("config", &self.config)
             .field("backends", &self.backends)
-            .field("ejection", &self.ejection)
-            .field("random_first_pick", &self.random_first_pick)
+            .field("ejection", &self.pick.ejection)
+            .field("random_first_pick", &self.pick.random_first_pick)
             .field("seed", &self.seed)
             .finish_non_exhaustive()
     }

@@ -8,7 +8,7 @@ use crate::backend::BackendSet;
 use crate::error::Error;
 use crate::mailbox::{Reply, Sender, Stop};
 use crate::net::Address;
-use crate::pool::pending::Removal;
+use crate::pool::pending_update::Removal;
 use crate::stats::{Applied, Stats};
 
 /// Controls a balancer from any thread: replaces the backend set, reads the counters, stops it.
@@ -175,12 +175,12 @@ impl Update {
     /// # Errors
     /// [`Error::Stopped`] if the balancer ended first.
     pub fn poll(&self) -> Result<Option<Applied>, Error> {
-        self.0.poll()
+        self.0.try_wait()
     }
 }
 
 impl fmt::Debug for Update {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Update").field(&self.0.poll()).finish()
+        f.debug_tuple("Update").field(&self.0.try_wait()).finish()
     }
 }

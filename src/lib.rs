@@ -126,6 +126,7 @@ mod mailbox;
 mod net;
 mod observer;
 mod pool;
+mod random;
 mod relay;
 mod server;
 mod stats;
@@ -153,6 +154,6 @@ pub use crate::net::{
     Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
 pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
-pub use crate::pool::rotation::Ejection;
+pub use crate::pool::Ejection;
 pub use crate::server::{Server, ServerThread};
 pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};

@@ -14,5 +14,10 @@ macro_rules! debug_ {
     ($($message:tt)+) => { ::log::debug!(target: "tinylb", $($message)+) };
 }
 
+/// Returns a count with its noun: "1 backend", "2 backends".
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 // Exported under other names because `warn` is also a built-in attribute.
 pub(crate) use {debug_ as debug, info_ as info, warn_ as warn};

@@ -69,7 +69,7 @@ impl Server {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => events.clear(),
                 Err(err) => {
-                    event_loop.stop_now(EndReason::Shutdown, now);
+                    event_loop.stop(EndReason::Shutdown, now);
                     return Err(Error::Poll(err));
                 }
             }

@@ -152,6 +152,8 @@ pub struct BackendStats {
     pub key: Arc<str>,
     /// The present target name of the key. Connections made under an earlier one count here too.
     pub target_name: Arc<str>,
+    /// Clients that are being connected to it, now.
+    pub dialling: u64,
     /// Whether it is ejected after failed dials: skipped while others are left.
     pub ejected: bool,
     /// Its connections, failures and bytes.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::token::WhichSide;
+use super::token::PairSide;
 use crate::net::Address;
 use crate::observer::Client;
 use crate::pool::{Assignment, Tried};
@@ -41,20 +41,17 @@ impl ClientInfo {
 }
 
 impl Pair {
-    /// Returns the backend that the pair was given, if it has one.
-    pub(crate) fn assignment(&self) -> Option<&Assignment> {
-        match &self.stage {
-            Stage::Dialling(dialling) => dialling.phase.assignment(),
-            Stage::Relaying(relaying) => Some(&relaying.assignment),
-        }
-    }
-
     /// Returns when to check its timeouts at the latest.
     pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
         match &self.stage {
             Stage::Dialling(dialling) => Some(dialling.deadline()),
             Stage::Relaying(relaying) => relaying.deadline(limits).map(|(deadline, _)| deadline),
         }
+    }
+
+    pub(crate) fn awaits_descriptor(&self) -> bool {
+        let Stage::Dialling(dialling) = &self.stage else { return false };
+        matches!(dialling.phase, Phase::AwaitDescriptor(_))
     }
 
     /// Returns which of its timeouts has fired by now.
@@ -141,7 +138,21 @@ impl Dialling {
         Self { client, tried: Tried::default(), give_up_at, phase: Phase::Pick }
     }
 
-    fn deadline(&self) -> Instant {
+    /// Returns whether its next step is to begin a dial.
+    pub(crate) fn is_about_to_dial(&self) -> bool {
+        matches!(self.phase, Phase::Pick | Phase::Dial(_))
+    }
+
+    /// Takes its backend away: another one is to be picked.
+    pub(crate) fn take_backend(&mut self) -> (Option<Assignment>, Option<Side>) {
+        let pick = match self.phase {
+            Phase::AwaitDescriptor(_) => Phase::AwaitDescriptor(None), // it keeps its place there
+            _ => Phase::Pick,
+        };
+        std::mem::replace(&mut self.phase, pick).into_parts()
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
         match &self.phase {
             Phase::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
             _ => self.give_up_at,
@@ -159,7 +170,8 @@ impl Dialling {
 }
 
 impl Phase {
-    fn assignment(&self) -> Option<&Assignment> {
+    /// Returns the backend that the client was given, if it has one.
+    pub(crate) fn assignment(&self) -> Option<&Assignment> {
         match self {
             Self::Pick | Self::AwaitDescriptor(None) => None,
             Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
@@ -190,15 +202,15 @@ pub(crate) struct Relaying {
 }
 
 impl Relaying {
-    pub(crate) fn side_mut(&mut self, which: WhichSide) -> &mut Side {
+    pub(crate) fn side_mut(&mut self, which: PairSide) -> &mut Side {
         match which {
-            WhichSide::Client => self.duplex.client_mut(),
-            WhichSide::Backend => self.duplex.backend_mut(),
+            PairSide::Client => self.duplex.client_mut(),
+            PairSide::Backend => self.duplex.backend_mut(),
         }
     }
 
     /// Returns the next timeout, and the reason to close the pair for then.
-    fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
         let active_at = self.duplex.active_at();
         let idle =
             limits.idle_timeout.map(|limit| (after(active_at, limit), EndReason::IdleTimeout));

@@ -17,8 +17,8 @@ use std::time::Instant;
 use self::fair_lock::FairLock;
 use crate::backend::BackendSet;
 use crate::error::Error;
-use crate::stats::{Applied, Stats};
 use crate::pool::pending_update::{LiveTargets, PendingUpdate, Removal};
+use crate::stats::{Applied, Stats};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Waker, current_thread, lock};
 
 /// Makes a mailbox: the hosts' end, and the loop's end, which the waker wakes.
@@ -72,9 +72,10 @@ enum RunState {
 /// What hosts have asked for since the loop looked last. Dropping it releases all who wait.
 #[derive(Default)]
 pub(crate) struct Requests {
-    pub(crate) update: Option<UpdateRequest>,
     pub(crate) stats: Option<oneshot::Sender<Stats>>,
     pub(crate) stop: Option<Stop>,
+    /// Last, so that the host's backends are dropped after all are released.
+    pub(crate) update: Option<UpdateRequest>,
 }
 
 /// The updates to be applied in one step.
@@ -82,7 +83,7 @@ pub(crate) struct UpdateRequest {
     /// Told of the step before the updates are dropped, whose backends are the host's.
     pub(crate) applied: oneshot::Sender<Applied>,
     /// In order. The first may be several in one; senders keep the others few.
-    updates: Vec<Arc<PendingUpdate>>,
+    pub(crate) updates: Vec<Arc<PendingUpdate>>,
 }
 
 impl UpdateRequest {
@@ -109,8 +110,11 @@ impl Stop {
     }
 }
 
-/// Updates that their sender is going to merge.
-struct Unmerged {
+/// What came of putting an update into the mailbox.
+struct Submitted {
+    reply: Reply<Applied>,
+    woken: Result<(), Error>,
+    /// All updates that the loop has not taken yet, to be merged by their sender.
     updates: Vec<Arc<PendingUpdate>>,
     live_targets: LiveTargets,
 }
@@ -138,20 +142,18 @@ impl Sender {
         let update = Arc::new(PendingUpdate::new(set, removal));
         // The loop's own thread, in an observer, waits for no sender.
         let turn = (!self.is_own_thread()).then(|| self.0.merging.wait());
-        let (woken, reply, unmerged) = self.submit(&update)?;
-        self.merge(&unmerged);
-        // First, since backends of the host may call in here when they are dropped.
+        let Submitted { reply, woken, updates, live_targets } = self.submit(&update)?;
+        if updates.len() > 1 {
+            self.merge(&updates, &live_targets);
+        }
+        // The turn ends first: backends of the host may call in here when they are dropped.
         drop(turn);
-        drop(unmerged);
+        drop((updates, live_targets));
         woken.map(|()| reply)
     }
 
-    /// Puts an update behind those that the loop has not taken yet. Returns all of them.
-    #[expect(clippy::type_complexity, reason = "private, and taken apart at once")]
-    fn submit(
-        &self,
-        update: &Arc<PendingUpdate>,
-    ) -> Result<(Result<(), Error>, Reply<Applied>, Unmerged), Error> {
+    /// Puts an update behind those that the loop has not taken yet.
+    fn submit(&self, update: &Arc<PendingUpdate>) -> Result<Submitted, Error> {
         let mut mailbox = self.0.lock();
         if mailbox.run_state == RunState::Over {
             return Err(Error::Stopped);
@@ -162,15 +164,12 @@ impl Sender {
         let updates = request.updates.clone();
         let reply = Reply { answer: request.applied.receiver(), sender: self.clone() };
         let woken = self.0.wake(&mailbox);
-        Ok((woken, reply, Unmerged { updates, live_targets }))
+        Ok(Submitted { reply, woken, updates, live_targets })
     }
 
     /// Replaces updates by one, unless the loop has taken them meanwhile, or another sender has
     /// merged them: in an observer, a sender does not wait for its turn.
-    fn merge(&self, Unmerged { updates, live_targets }: &Unmerged) {
-        if updates.len() < 2 {
-            return;
-        }
+    fn merge(&self, updates: &[Arc<PendingUpdate>], live_targets: &LiveTargets) {
         let merged = PendingUpdate::merge(updates, live_targets);
         let mut mailbox = self.0.lock();
         if let Some(request) = &mut mailbox.requests.update {

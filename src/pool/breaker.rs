@@ -46,11 +46,19 @@ impl Ejection {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Breaker {
-    Closed { failures: u32 },
+    Closed {
+        failures: u32,
+    },
     /// `ejections` so far, this one included, without a success in between.
-    Ejected { until: Instant, ejections: u32 },
+    Ejected {
+        until: Instant,
+        ejections: u32,
+    },
     /// One client's dial, the probe, tells whether the backend is back.
-    HalfOpen { ejections: u32, is_probed: bool },
+    HalfOpen {
+        ejections: u32,
+        is_probed: bool,
+    },
 }
 
 impl Default for Breaker {

@@ -12,7 +12,6 @@ mod position_set;
 mod rotation;
 mod tried;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,8 +25,8 @@ use self::position_set::PositionSet;
 use self::rotation::Rotation;
 pub(crate) use self::tried::Tried;
 use crate::backend::Entry;
-use crate::stats::{BackendStats, Usage};
 use crate::random::Random;
+use crate::stats::{BackendStats, Usage};
 use crate::time::after;
 
 /// How the backends in force are picked and ejected.
@@ -110,6 +109,10 @@ impl Assignment {
         &self.entry
     }
 
+    pub(crate) fn shared_entry(&self) -> Arc<Entry> {
+        self.entry.clone()
+    }
+
     pub(crate) fn key(&self) -> &str {
         self.entry.key()
     }
@@ -126,7 +129,7 @@ pub(crate) struct Replaced {
     pub(crate) affects_pairs: bool,
     /// The entries that were in force. Their backends are the host's and may call in when they are
     /// dropped, so that happens when the update is done.
-    pub(crate) retired: Vec<Arc<Entry>>,
+    _retired: Vec<Arc<Entry>>,
 }
 
 impl Pool {
@@ -341,7 +344,7 @@ impl Pool {
         affects_pairs |= self.drain_or_remove(unnamed, update, now);
         self.find_next_drain_limit();
         self.reposition();
-        Replaced { difference, affects_pairs, retired }
+        Replaced { difference, affects_pairs, _retired: retired }
     }
 
     /// Removes the targets that an earlier one of the merged updates closed. Those that the last
@@ -606,3 +609,6 @@ impl Pool {
         self.departed
     }
 }
+
+#[cfg(test)]
+mod tests;

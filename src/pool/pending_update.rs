@@ -89,8 +89,8 @@ impl PendingUpdate {
 
     /// Returns the targets that an earlier update closes, whatever the last one names.
     pub(crate) fn closed_earlier(&self) -> impl Iterator<Item = &Arc<str>> {
-        let closed = |(name, outcome)| (*outcome == Outcome::Close).then_some(name);
-        self.earlier.iter().filter_map(closed)
+        let closed = self.earlier.iter().filter(|(_, outcome)| **outcome == Outcome::Close);
+        closed.map(|(name, _)| name)
     }
 }
 

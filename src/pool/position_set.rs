@@ -25,10 +25,6 @@ impl PositionSet {
         Self { words, len: 0 }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -130,7 +126,7 @@ mod tests {
                 }
                 assert_eq!(set.contains(position), model.contains(&position));
                 assert_eq!(set.next(from), model.range(from..).next().copied());
-                assert_eq!((set.len(), set.is_empty()), (model.len(), model.is_empty()));
+                assert_eq!((set.len, set.is_empty()), (model.len(), model.is_empty()));
             }
         }
         assert_eq!(PositionSet::empty(0).next(0), None);

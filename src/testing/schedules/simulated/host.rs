@@ -56,10 +56,10 @@ pub(super) struct Host {
     pub(super) departed: Usage,
     /// The sockets of pairs whose target was removed by the update that is being applied.
     removed: Vec<usize>,
-    /// How many dials it has cancelled.
-    pub(super) cancelled: usize,
+    /// The sockets of dials that it has cancelled.
+    pub(super) cancelled: Vec<usize>,
     /// The same of updates in force that were not reported as applied yet.
-    unreported: VecDeque<(Vec<usize>, usize)>,
+    unreported: VecDeque<(Vec<usize>, Vec<usize>)>,
     pub(super) reports: Vec<Applied>,
 }
 
@@ -79,6 +79,7 @@ impl Host {
             return;
         }
         let changes = std::mem::take(&mut self.submitted);
+        self.cancel_dials(&changes, network);
         judge_removal(&changes, network);
         let open: BTreeSet<_> =
             network.connected().map(|(_, backend)| network.target(backend)).collect();
@@ -99,7 +100,6 @@ impl Host {
             }
         }
         self.draining.retain(|target, _| open.contains(target));
-        self.forget_vanished_dials(&changes, network);
         let set = changes.into_iter().next_back().map(|change| change.names).unwrap_or_default();
         for key in KEYS.into_iter().filter(|key| set.get(key) != self.set.get(key)) {
             *self.tenures.entry(key).or_default() += 1;
@@ -114,17 +114,38 @@ impl Host {
             .push_back((std::mem::take(&mut self.removed), std::mem::take(&mut self.cancelled)));
     }
 
-    /// What was to be dialled again is not, if its target has vanished.
-    fn forget_vanished_dials(&self, changes: &[Change], network: &mut Network) {
+    /// Dials of targets that are gone or drain are cancelled, and what was to be dialled again is
+    /// not. They do not count as tried.
+    fn cancel_dials(&mut self, changes: &[Change], network: &mut Network) {
         let is_kept = |target: &str| {
             changes.last().is_some_and(|last| last.is_naming(target))
                 && !changes.iter().any(|c| c.closes(target))
         };
         for socket in network.live().collect::<Vec<_>>() {
+            if let Socket { dial: Some(dial), connect, partner: Some(client), .. } =
+                network.sockets[socket]
+            {
+                if connect != Connect::Known && !is_kept(dial.target) {
+                    self.cancel(Some(socket), network);
+                    network.forget_tried(client, dial);
+                }
+                continue;
+            }
+            let half_tried = network.half_tried(socket);
+            for dial in half_tried.into_iter().filter(|dial| !is_kept(dial.target)) {
+                network.forget_tried(socket, dial);
+            }
             let socket = &mut network.sockets[socket];
             if socket.repeats.is_some_and(|dial| !is_kept(dial.target)) {
-                (socket.repeats, socket.lacks_descriptor) = (None, false);
+                socket.repeats = None;
             }
+        }
+    }
+
+    fn cancel(&mut self, dial: Option<usize>, network: &mut Network) {
+        for socket in dial {
+            network.sockets[socket].is_over = true;
+            self.cancelled.push(socket);
         }
     }
 
@@ -212,6 +233,10 @@ impl Host {
             judge_last_words(ended.reason, &network.sockets[client], &network.sockets[backend]);
             judge_last_words(ended.reason, &network.sockets[backend], &network.sockets[client]);
         }
+        if matches!(ended.reason, EndReason::NoBackend | EndReason::BackendsFailed) {
+            let dial = network.sockets[client].partner.filter(|dial| network.is_live(*dial));
+            self.cancel(dial, network); // as an update takes effect
+        }
         let is_unwatched = ended.reason == EndReason::LocalFailure;
         if !is_unwatched {
             network.paused_until = None; // there is room again
@@ -282,9 +307,9 @@ impl Host {
         }
         let (removed, cancelled) =
             self.unreported.pop_front().expect("reported, and nothing was submitted");
-        assert_eq!((applied.closed * 2, applied.cancelled), (removed.len(), cancelled));
+        assert_eq!((applied.closed * 2, applied.cancelled), (removed.len(), cancelled.len()));
         assert!(
-            removed.iter().all(|&socket| network.sockets[socket].is_dropped),
+            removed.iter().chain(&cancelled).all(|&socket| network.sockets[socket].is_dropped),
             "reported before all is closed"
         );
         self.reports.push(*applied);

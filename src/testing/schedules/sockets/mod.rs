@@ -21,7 +21,8 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::net::{Address, IntoListener, Listener, SocketOptions, Stream};
 use crate::observer::{Client, Ended, Observer};
-use crate::pool::rotation::{Ejection, Random};
+use crate::pool::Ejection;
+use crate::random::Random;
 use crate::server::{Server, ServerThread};
 use crate::stats::{Applied, EndReason};
 
