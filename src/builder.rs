@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::event_loop::{Config, EventLoop, Limits, token};
 use crate::mailbox;
 use crate::net::{IntoListener, Keepalive, SocketOptions};
-use crate::observer::{Observer, Unobserved};
+use crate::observer::Observer;
 use crate::pool::rotation::{Ejection, Random, Rotation};
 use crate::server::Server;
 use crate::sync::Waker;
@@ -61,7 +61,7 @@ impl Default for Builder {
             ejection: Ejection::default(),
             random_first_pick: false,
             seed: None,
-            observer: Box::new(Unobserved),
+            observer: Box::new(None::<Box<dyn Observer>>),
         }
     }
 }
@@ -302,7 +302,7 @@ mod tests {
             .user_timeout(Some(secs(109)))
             .ejection(Ejection { failures: 110, ..Ejection::default() })
             .random_first_pick(true)
-            .observer(Unobserved);
+            .observer(None::<Box<dyn Observer>>);
         let shown = format!("{builder:?}");
         for value in (101..=110).map(|number| number.to_string()) {
             assert!(shown.contains(&value), "{value} is not in {shown}");

@@ -316,7 +316,7 @@ impl Pool {
         let mut retired = Vec::with_capacity(old.len());
         for (member, moved_to) in old.into_iter().zip(&moved_to) {
             if moved_to.is_none() {
-                self.departed.add(&member.usage);
+                self.departed += member.usage;
                 difference.removed.push(member.entry.shared_key().clone());
             }
             retired.push(member.entry);
