@@ -688,7 +688,7 @@ fn c6_7_hosts_can_change_each_option_of_both_sides() {
     let user_timeout = Some(Duration::from_millis(2500));
     let builder = Server::builder()
         .nodelay(false)
-        .keepalive(Some(tinylb::Keepalive { idle, interval, probes: 3 }))
+        .keepalive(Some(tinylb::Keepalive::new(idle, interval, 3)))
         .user_timeout(user_timeout);
     let changed = || Set { nodelay: false, keepalive: Some((40, 7, 3)), user_timeout };
     assert_eq!(options_set(builder), (changed(), changed()));

@@ -10,6 +10,7 @@ use mio::net::TcpListener;
 /// Defaults to idle 15 s, interval 15 s, 9 probes, like the Go runtime: a dead peer is noticed
 /// after idle + interval × probes = 2 min 30 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Keepalive {
     /// The time without traffic before the first probe. Whole seconds, from 1 to 32,767.
     pub idle: Duration,
@@ -20,9 +21,16 @@ pub struct Keepalive {
     pub probes: u32,
 }
 
+impl Keepalive {
+    /// Returns these settings. [`Builder::build`](crate::Builder::build) checks them.
+    pub const fn new(idle: Duration, interval: Duration, probes: u32) -> Self {
+        Self { idle, interval, probes }
+    }
+}
+
 impl Default for Keepalive {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(15), interval: Duration::from_secs(15), probes: 9 }
+        Self::new(Duration::from_secs(15), Duration::from_secs(15), 9)
     }
 }
 
