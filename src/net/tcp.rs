@@ -83,6 +83,54 @@ pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpS
 mod tests {
     use super::*;
 
+    /// The two sides of the balancer, an accepted and a dialled socket, each with its peer.
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn both_sides(options: &SocketOptions) -> [(TcpStream, std::net::TcpStream); 2] {
+        let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = Listener::local_addr(&listener).unwrap().ip().unwrap();
+        let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_options(options).unwrap();
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        let (accepted, _) = TcpListener::accept(&listener).unwrap();
+        let dialled = dial(peer.local_addr().unwrap(), options).unwrap();
+        [(accepted, client), (dialled, peer.accept().unwrap().0)]
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn c6_1_urgent_bytes_are_read_in_line() {
+        use std::io::{Read, Write};
+        for (mut side, mut peer) in both_sides(&SocketOptions::default()) {
+            peer.write_all(b"\xff\xf4\xff").unwrap();
+            socket2::SockRef::from(&peer).send_out_of_band(b"\xf2").unwrap();
+            peer.write_all(b"ABOR").unwrap();
+            drop(peer);
+            let mut received = Vec::new();
+            while received.len() < 8 {
+                let mut room = [0; 8];
+                match side.read(&mut room) {
+                    Ok(0) => break,
+                    Ok(len) => received.extend_from_slice(&room[..len]),
+                    Err(err) => assert_eq!(err.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            assert_eq!(received, b"\xff\xf4\xff\xf2ABOR");
+        }
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn c6_5_both_sides_hold_little_unsent_unless_told_otherwise() {
+        let marks = |notsent_lowat| {
+            both_sides(&SocketOptions { notsent_lowat, ..SocketOptions::default() })
+                .map(|(side, _)| socket2::SockRef::from(&side).tcp_notsent_lowat().unwrap())
+        };
+        assert_eq!(marks(SocketOptions::default().notsent_lowat), [128 << 10; 2]);
+        assert_eq!(marks(Some(4096)), [4096; 2]);
+        let of_the_system = marks(None);
+        assert!(of_the_system.iter().all(|mark| *mark != 128 << 10), "{of_the_system:?}");
+    }
+
     #[test]
     fn c5_2_a_socket_that_met_itself_is_not_connected() {
         let socket =
