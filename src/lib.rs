@@ -124,7 +124,8 @@
 //! # Features
 //!
 //! - `socket2` (default): everything that mio cannot set on a socket. These are resets, keepalive,
-//!   `TCP_USER_TIMEOUT`, and `ListenOptions`. Without it the crate has five direct dependencies.
+//!   `TCP_USER_TIMEOUT`, `TCP_NOTSENT_LOWAT`, urgent data in line, source addresses, and
+//!   `ListenOptions`. Without it urgent bytes are lost, and the crate has five direct dependencies.
 //!
 //! # Platforms
 //!

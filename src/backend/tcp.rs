@@ -13,6 +13,7 @@ use crate::net::tcp;
 pub struct TcpBackend {
     target_name: String,
     addrs: Vec<SocketAddr>,
+    source: Option<IpAddr>,
     on_socket: Option<Box<OnSocket>>,
 }
 
@@ -21,7 +22,7 @@ type OnSocket = dyn Fn(&TcpStream) -> io::Result<()> + Send + Sync;
 impl TcpBackend {
     /// Returns the backend at this address. The address is its target name, too.
     pub fn new(addr: SocketAddr) -> Self {
-        Self { target_name: addr.to_string(), addrs: vec![addr], on_socket: None }
+        Self { target_name: addr.to_string(), addrs: vec![addr], source: None, on_socket: None }
     }
 
     /// Returns the backend with this target name, at these addresses. The name is neither looked up
@@ -36,17 +37,16 @@ impl TcpBackend {
         target_name: impl Into<String>,
         addrs: impl IntoIterator<Item = SocketAddr>,
     ) -> io::Result<Self> {
-        let mut backend =
-            Self { target_name: target_name.into(), addrs: Vec::new(), on_socket: None };
+        let (target_name, mut distinct) = (target_name.into(), Vec::new());
         for addr in addrs {
-            if !backend.addrs.contains(&addr) {
-                backend.addrs.push(addr);
+            if !distinct.contains(&addr) {
+                distinct.push(addr);
             }
         }
-        match backend.addrs[..] {
-            [] => Err(invalid(format!("`{}` has no address", backend.target_name))),
-            _ => Ok(backend),
+        if distinct.is_empty() {
+            return Err(invalid(format!("`{target_name}` has no address")));
         }
+        Ok(Self { target_name, addrs: distinct, source: None, on_socket: None })
     }
 
     /// Returns the backend at `host:port`. Looks the name up now, which blocks the calling thread
@@ -87,6 +87,18 @@ impl TcpBackend {
             io::Error::new(err.kind(), format!("`{host}` cannot be looked up: {err}"))
         })?;
         Self::with_addrs(host_and_port, addrs)
+    }
+
+    /// Sets the source address of the connections. Defaults to none: the system chooses it. Needs
+    /// the feature `socket2`.
+    ///
+    /// An address of the other family (IPv4 or IPv6) is not reached, which does not count against
+    /// the backend. Each connection takes a port of the source address, even if their destinations
+    /// differ: on Linux 28,232 by default (`net.ipv4.ip_local_port_range`).
+    #[cfg(feature = "socket2")]
+    pub fn bind_to(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// Calls `prepare` with every socket right after its connection is begun, to set options beyond
@@ -132,7 +144,7 @@ impl Backend for TcpBackend {
 
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
         let index = request.attempt() as usize % self.addrs.len();
-        let stream = tcp::dial(self.addrs[index], request.options())?;
+        let stream = tcp::dial(self.addrs[index], self.source, request.options())?;
         if let Some(prepare) = &self.on_socket {
             prepare(&stream)?;
         }
@@ -155,6 +167,7 @@ impl fmt::Debug for TcpBackend {
         f.debug_struct("TcpBackend")
             .field("target_name", &self.target_name)
             .field("addrs", &self.addrs)
+            .field("source", &self.source)
             .finish_non_exhaustive()
     }
 }
@@ -167,6 +180,11 @@ mod tests {
     use crate::net::{Address, SocketOptions};
     use crate::testing::script::Script;
 
+    fn dial(backend: &TcpBackend, attempt: u32) -> io::Result<Dial> {
+        let (client, from) = (Script::new(), Address::Other("client".into()));
+        backend.dial(&DialRequest::new(&client, &from, attempt, &SocketOptions::default()))
+    }
+
     #[test]
     fn c1_4_there_is_one_attempt_for_each_address_and_it_goes_there() {
         let listeners = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -175,12 +193,33 @@ mod tests {
         let backend = TcpBackend::with_addrs("three", addrs.clone()).unwrap();
         assert_eq!((backend.attempts(), backend.addrs()), (3, &addrs[..]));
         for (attempt, listener) in listeners.iter().enumerate() {
-            let (client, from, options) =
-                (Script::new(), Address::Other("client".into()), SocketOptions::default());
-            let dial =
-                backend.dial(&DialRequest::new(&client, &from, attempt as u32, &options)).unwrap();
+            let dial = dial(&backend, attempt as u32).unwrap();
             let (_, peer) = listener.accept().unwrap();
             assert_eq!(dial.stream.local_addr().unwrap(), Address::Ip(peer));
+        }
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))] // where 127.0.0.2 is local, too
+    fn a_source_address_is_what_the_backend_sees() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = TcpBackend::new(listener.local_addr().unwrap());
+        let backend = backend.bind_to([127, 0, 0, 2].into());
+        let mut dial = dial(&backend, 0).unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer.ip(), IpAddr::from([127, 0, 0, 2]));
+        assert!(dial.stream.check_connect().unwrap());
+    }
+
+    #[test]
+    #[cfg(feature = "socket2")]
+    fn c5_5_a_source_address_that_cannot_be_used_is_a_local_failure() {
+        let nowhere = TcpBackend::new(([127, 0, 0, 1], 9).into());
+        let of_another_host: IpAddr = [192, 0, 2, 1].into();
+        for source in [of_another_host, std::net::Ipv6Addr::LOCALHOST.into()] {
+            let backend = TcpBackend::new(nowhere.addrs[0]).bind_to(source);
+            let err = dial(&backend, 0).unwrap_err();
+            assert!(crate::net::is_local_failure(&err), "{source}: {err}");
         }
     }
 
@@ -241,7 +280,7 @@ mod tests {
         let backend = TcpBackend::with_addrs("db:80", [([10, 0, 0, 1], 80).into()]).unwrap();
         assert_eq!(
             format!("{backend:?}"),
-            r#"TcpBackend { target_name: "db:80", addrs: [10.0.0.1:80], .. }"#
+            r#"TcpBackend { target_name: "db:80", addrs: [10.0.0.1:80], source: None, .. }"#
         );
     }
 }

@@ -7,6 +7,8 @@ mod errno {
     /// ENFILE, EMFILE, ENOSPC (epoll's limit of watches) and ENOBUFS.
     pub(super) const SHORTAGES: [i32; 4] = [23, 24, 28, 105];
     pub(super) const EAFNOSUPPORT: i32 = 97;
+    #[cfg(feature = "socket2")]
+    pub(super) const EINPROGRESS: i32 = 115;
 }
 
 #[cfg(windows)]
@@ -14,6 +16,9 @@ mod errno {
     /// WSAEMFILE and WSAENOBUFS.
     pub(super) const SHORTAGES: [i32; 2] = [10024, 10055];
     pub(super) const EAFNOSUPPORT: i32 = 10047;
+    /// WSAEWOULDBLOCK
+    #[cfg(feature = "socket2")]
+    pub(super) const EINPROGRESS: i32 = 10035;
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", windows)))]
@@ -21,6 +26,8 @@ mod errno {
     /// ENFILE, EMFILE, ENOSPC and ENOBUFS.
     pub(super) const SHORTAGES: [i32; 4] = [23, 24, 28, 55];
     pub(super) const EAFNOSUPPORT: i32 = 47;
+    #[cfg(feature = "socket2")]
+    pub(super) const EINPROGRESS: i32 = 36;
 }
 
 /// Returns whether this machine is short of descriptors, memory or buffers. The next try may work.
@@ -40,6 +47,12 @@ pub(crate) fn is_local_failure(err: &io::Error) -> bool {
     is_shortage(err)
         || matches!(err.kind(), AddrInUse | AddrNotAvailable | NetworkUnreachable)
         || err.raw_os_error() == Some(errno::EAFNOSUPPORT)
+}
+
+/// Returns whether an error of a non-blocking `connect` means that the connection has begun.
+#[cfg(feature = "socket2")]
+pub(super) fn is_in_progress(err: &io::Error) -> bool {
+    err.raw_os_error() == Some(errno::EINPROGRESS)
 }
 
 /// Returns whether an error of `accept` concerns one client that is gone. The next may be fine.

@@ -1,10 +1,12 @@
 //! TCP sockets as streams and listeners.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 
 use mio::net::{TcpListener, TcpStream};
 
+#[cfg(feature = "socket2")]
+use super::error_kind::is_in_progress;
 use super::{Address, Listener, SocketOptions, Stream, options};
 
 impl Stream for TcpStream {
@@ -68,15 +70,40 @@ impl Listener for TcpListener {
     }
 }
 
-/// Begins a connection. [`Stream::check_connect`] tells when it is established.
-pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(addr)?;
+/// Begins a connection, from this source address if there is one. [`Stream::check_connect`] tells
+/// when it is established.
+pub(crate) fn dial(
+    addr: SocketAddr,
+    source: Option<IpAddr>,
+    options: &SocketOptions,
+) -> io::Result<TcpStream> {
+    let stream = match source {
+        #[cfg(feature = "socket2")]
+        Some(source) => connect_from(source, addr)?,
+        _ => TcpStream::connect(addr)?,
+    };
     if options.nodelay {
         stream.set_nodelay(true)?;
     }
     #[cfg(feature = "socket2")]
     options::set(&socket2::SockRef::from(&stream), options)?;
     Ok(stream)
+}
+
+#[cfg(feature = "socket2")]
+fn connect_from(source: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    if source.is_ipv4() != addr.is_ipv4() {
+        let problem = format!("{addr} cannot be reached from {source}");
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, problem));
+    }
+    let domain = socket2::Domain::for_address(addr);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    match socket.connect(&addr.into()) {
+        Err(err) if !is_in_progress(&err) => Err(err),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +119,7 @@ mod tests {
         listener.set_options(options).unwrap();
         let client = std::net::TcpStream::connect(addr).unwrap();
         let (accepted, _) = TcpListener::accept(&listener).unwrap();
-        let dialled = dial(peer.local_addr().unwrap(), options).unwrap();
+        let dialled = dial(peer.local_addr().unwrap(), None, options).unwrap();
         [(accepted, client), (dialled, peer.accept().unwrap().0)]
     }
 
@@ -156,7 +183,7 @@ mod tests {
         {
             queued.push(stream);
         }
-        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        let mut stream = dial(addr, None, &SocketOptions::default()).unwrap();
         assert!(!stream.check_connect().unwrap());
     }
 
@@ -167,7 +194,7 @@ mod tests {
         // Bound, but not listening.
         bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         let addr = bound.local_addr().unwrap().as_socket().unwrap();
-        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        let mut stream = dial(addr, None, &SocketOptions::default()).unwrap();
         let start = std::time::Instant::now();
         let err = loop {
             match Stream::check_connect(&mut stream) {
