@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::event_loop::{Config, EventLoop, Limits, token};
 use crate::mailbox;
 use crate::net::{IntoListener, Keepalive, SocketOptions};
-use crate::observer::{Observer, Unobserved};
+use crate::observer::Observer;
 use crate::pool::{Ejection, PickSettings, Pool};
 use crate::random::Random;
 use crate::server::Server;
@@ -60,7 +60,7 @@ impl Default for Builder {
             backends: None,
             pick: PickSettings::default(),
             seed: None,
-            observer: Box::new(Unobserved),
+            observer: Box::new(None::<Box<dyn Observer>>),
         }
     }
 }
@@ -163,6 +163,19 @@ impl Builder {
         self
     }
 
+    /// Sets how many unsent bytes the kernel holds for a connection, on both sides
+    /// (`TCP_NOTSENT_LOWAT`). Defaults to 128 KiB. `None` leaves the system's value, usually no
+    /// limit. Linux and Android only, with the feature `socket2`; no effect elsewhere.
+    ///
+    /// Bytes count as moved when the kernel takes them. Without this limit it takes megabytes for a
+    /// slow reader, which then runs into [`idle_timeout`](Self::idle_timeout) or
+    /// [`half_closed_timeout`](Self::half_closed_timeout) although it keeps reading. With the
+    /// default, a reader of about 200 kB per timeout runs into neither.
+    pub fn notsent_lowat(mut self, bytes: Option<u32>) -> Self {
+        self.config.socket_options.notsent_lowat = bytes;
+        self
+    }
+
     /// Sets when a failing backend is ejected, and for how long. See [`Ejection`] for the defaults.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.pick.ejection = ejection;
@@ -252,6 +265,7 @@ impl Builder {
                 socket_options.user_timeout.is_some_and(is_bad_user_timeout),
                 "must be from 1 millisecond to 24 days",
             ),
+            ("notsent_lowat", socket_options.notsent_lowat == Some(0), zero),
             ("ejection", self.pick.ejection.base.is_zero(), "must have a base above zero"),
             (
                 "ejection",
@@ -300,10 +314,11 @@ mod tests {
             .keepalive(Some(keepalive))
             .user_timeout(Some(secs(109)))
             .ejection(Ejection { failures: 110, ..Ejection::default() })
+            .notsent_lowat(Some(111))
             .random_first_pick(true)
-            .observer(Unobserved);
+            .observer(None::<Box<dyn Observer>>);
         let shown = format!("{builder:?}");
-        for value in (101..=110).map(|number| number.to_string()) {
+        for value in (101..=111).map(|number| number.to_string()) {
             assert!(shown.contains(&value), "{value} is not in {shown}");
         }
         for value in ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true"] {
@@ -334,6 +349,7 @@ mod tests {
             Server::builder().keepalive(Some(keepalive)),
             Server::builder().keepalive(Some(Keepalive { probes: 128, ..Keepalive::default() })),
             Server::builder().user_timeout(Some(Duration::MAX)),
+            Server::builder().notsent_lowat(Some(0)),
         ] {
             assert!(matches!(build(builder), Err(Error::Setting { .. })));
         }

@@ -9,7 +9,7 @@ use crate::stats::{Applied, EndReason};
 /// Is told what happens, as it happens, on the balancer's thread.
 ///
 /// All traffic waits while a method runs, so keep it short: count, or send to a channel. Every
-/// method does nothing by default. Calls that wait, such as [`Control::stats`] or [`Update::wait`],
+/// method does nothing by default. `Box<O>` and `Option<O>` are observers, too. Calls that wait, such as [`Control::stats`] or [`Update::wait`],
 /// return [`Error::OwnThread`] here; the other methods of [`Control`] work. A panic ends the
 /// balancer and aborts every connection; [`ended`](Self::ended) is not called for those.
 ///
@@ -58,10 +58,26 @@ pub trait Observer: Send {
     fn updated(&mut self, applied: &Applied) {}
 }
 
-/// The observer of a host that installs none.
-pub(crate) struct Unobserved;
+/// Implements the trait for owners of an observer: `Box<O>`, and `Option<O>` where `None` observes
+/// nothing. Every method must be listed.
+macro_rules! impl_observer_for_owners {
+    ($($method:ident: $event:ty),*) => {
+        impl<O: Observer + ?Sized> Observer for Box<O> {
+            $(fn $method(&mut self, event: &$event) { (**self).$method(event); })*
+        }
 
-impl Observer for Unobserved {}
+        impl<O: Observer> Observer for Option<O> {
+            $(fn $method(&mut self, event: &$event) {
+                if let Some(observer) = self { observer.$method(event); }
+            })*
+        }
+    };
+}
+
+impl_observer_for_owners!(
+    accepted: Client<'_>, connected: Connected<'_>, attempt_failed: AttemptFailed<'_>,
+    ended: Ended<'_>, updated: Applied
+);
 
 /// A client, as an [`Observer`] is told of it.
 #[derive(Clone, Copy, Debug)]
@@ -123,4 +139,67 @@ pub struct Ended<'a> {
     pub reason: EndReason,
     /// The error of the client's or the backend's connection, if that is why it ended.
     pub error: Option<&'a io::Error>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Sender;
+
+    use super::*;
+
+    /// Sends the name of each call.
+    struct Calls(Sender<&'static str>);
+
+    impl Observer for Calls {
+        fn accepted(&mut self, _: &Client<'_>) {
+            self.0.send("accepted").unwrap();
+        }
+        fn connected(&mut self, _: &Connected<'_>) {
+            self.0.send("connected").unwrap();
+        }
+        fn attempt_failed(&mut self, _: &AttemptFailed<'_>) {
+            self.0.send("attempt_failed").unwrap();
+        }
+        fn ended(&mut self, _: &Ended<'_>) {
+            self.0.send("ended").unwrap();
+        }
+        fn updated(&mut self, _: &Applied) {
+            self.0.send("updated").unwrap();
+        }
+    }
+
+    fn tell_all(mut observer: impl Observer) {
+        let (addr, error, zero) =
+            (Address::Unix(None), io::ErrorKind::TimedOut.into(), Duration::ZERO);
+        let (client, key, target_name) = (Client { id: 0, addr: &addr }, "key", "target");
+        observer.accepted(&client);
+        observer.connected(&Connected { client, key, target_name, took: zero });
+        observer.attempt_failed(&AttemptFailed {
+            client,
+            key,
+            target_name,
+            attempt: 0,
+            error: &error,
+        });
+        observer.ended(&Ended {
+            client,
+            backend: None,
+            lasted: zero,
+            bytes_up: 0,
+            bytes_down: 0,
+            reason: EndReason::Finished,
+            error: None,
+        });
+        observer.updated(&Applied::default());
+    }
+
+    #[test]
+    fn c8_2_a_boxed_or_optional_observer_is_told_everything() {
+        let (sender, calls) = std::sync::mpsc::channel();
+        let boxed: Box<dyn Observer> = Box::new(Calls(sender));
+        tell_all(Some(boxed));
+        tell_all(None::<Calls>);
+        let all = ["accepted", "connected", "attempt_failed", "ended", "updated"];
+        assert_eq!(calls.iter().collect::<Vec<_>>(), all);
+    }
 }

@@ -1,29 +1,35 @@
 //! Counters: the snapshot of a running balancer, what an update did, and the summary of a run.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::Sum;
+use std::mem;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a client's connection ended.
+///
+/// Shown as words (`target removed`); [`as_str`](Self::as_str) returns a label for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum EndReason {
     /// Both sides ended their streams in an orderly way.
     Finished,
-    /// The client reset the connection, or it failed on the client's side.
-    ClientFailed,
     /// The backend reset the connection, or it failed on the backend's side.
     BackendFailed,
     /// An update removed its target.
     TargetRemoved,
-    /// The time limit of [`update_draining`](crate::Control::update_draining) or
-    /// [`drain`](crate::Control::drain) ran out.
-    DrainLimit,
     /// No byte moved for [`idle_timeout`](crate::Builder::idle_timeout).
     IdleTimeout,
     /// One direction had ended, and no byte moved for
     /// [`half_closed_timeout`](crate::Builder::half_closed_timeout).
     HalfClosedTimeout,
+    /// The client reset the connection, or it failed on the client's side.
+    ClientFailed,
+    /// The time limit of [`update_draining`](crate::Control::update_draining) or
+    /// [`drain`](crate::Control::drain) ran out.
+    DrainLimit,
     /// The balancer was shut down.
     Shutdown,
     /// Refused: the backend set is empty.
@@ -41,52 +47,67 @@ impl EndReason {
     /// Every reason.
     pub const ALL: &'static [Self] = &[
         Self::Finished,
-        Self::ClientFailed,
         Self::BackendFailed,
         Self::TargetRemoved,
-        Self::DrainLimit,
         Self::IdleTimeout,
         Self::HalfClosedTimeout,
+        Self::ClientFailed,
+        Self::DrainLimit,
         Self::Shutdown,
         Self::NoBackend,
         Self::BackendsFailed,
         Self::DialLimit,
         Self::LocalFailure,
     ];
+
+    /// The reasons for which a client that had reached a backend ends, counted in
+    /// [`Stats::ended`]: those from `Finished` to `Shutdown`.
+    pub const ENDED: &'static [Self] = Self::ALL.split_at(8).0;
+
+    /// The reasons for which a client ends that never reached a backend, counted in
+    /// [`Stats::refused`]: those from `ClientFailed` to `LocalFailure`.
+    pub const REFUSED: &'static [Self] = Self::ALL.split_at(5).1;
+
+    /// Returns a stable label in snake case, such as `target_removed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::BackendFailed => "backend_failed",
+            Self::TargetRemoved => "target_removed",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfClosedTimeout => "half_closed_timeout",
+            Self::ClientFailed => "client_failed",
+            Self::DrainLimit => "drain_limit",
+            Self::Shutdown => "shutdown",
+            Self::NoBackend => "no_backend",
+            Self::BackendsFailed => "backends_failed",
+            Self::DialLimit => "dial_limit",
+            Self::LocalFailure => "local_failure",
+        }
+    }
 }
 
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Finished => "finished",
-            Self::ClientFailed => "client failed",
-            Self::BackendFailed => "backend failed",
-            Self::TargetRemoved => "target removed",
-            Self::DrainLimit => "drain limit",
-            Self::IdleTimeout => "idle timeout",
-            Self::HalfClosedTimeout => "half-closed timeout",
-            Self::Shutdown => "shut down",
-            Self::NoBackend => "no backend",
-            Self::BackendsFailed => "all backends failed",
-            Self::DialLimit => "dial limit",
-            Self::LocalFailure => "local failure",
-        })
+        f.write_str(&self.as_str().replace('_', " "))
     }
 }
 
 /// The number of ended connections, by reason.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct EndCounts([u64; EndReason::ALL.len()]);
+pub struct EndCounts {
+    counts: [u64; EndReason::ALL.len()],
+}
 
 impl EndCounts {
     /// Returns how many connections ended for this reason.
     pub fn of(&self, reason: EndReason) -> u64 {
-        self.0[reason as usize]
+        self.counts[reason as usize]
     }
 
     /// Returns how many connections ended, for any reason.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.counts.iter().sum()
     }
 
     /// Returns the reasons that occurred, each with its count.
@@ -98,7 +119,11 @@ impl EndCounts {
     }
 
     pub(crate) fn count(&mut self, reason: EndReason) {
-        self.0[reason as usize] += 1;
+        self.counts[reason as usize] += 1;
+    }
+
+    fn add_counts(&mut self, counts: [u64; EndReason::ALL.len()]) {
+        self.counts.iter_mut().zip(counts).for_each(|(count, other)| *count += other);
     }
 }
 
@@ -113,6 +138,9 @@ impl fmt::Debug for EndCounts {
 ///
 /// The counters add up: `accepted == refused.total() + ended.total() + dialling + open`; `open` is
 /// the sum over `backends` and `departed`, and so are the bytes.
+///
+/// Snapshots of several balancers can be summed. Backends with the same key become one, with the
+/// target name and state of the right-hand side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -141,6 +169,18 @@ impl Stats {
     pub fn backend(&self, key: &str) -> Option<&BackendStats> {
         let index = self.backends.binary_search_by(|backend| (*backend.key).cmp(key)).ok()?;
         self.backends.get(index)
+    }
+
+    fn add_backends(&mut self, backends: Vec<BackendStats>) {
+        let mut by_key = BTreeMap::<Arc<str>, BackendStats>::new();
+        for mut backend in mem::take(&mut self.backends).into_iter().chain(backends) {
+            if let Some(earlier) = by_key.remove(&backend.key) {
+                backend.dialling += earlier.dialling;
+                backend.usage += earlier.usage;
+            }
+            by_key.insert(backend.key.clone(), backend);
+        }
+        self.backends = by_key.into_values().collect();
     }
 }
 
@@ -176,16 +216,6 @@ pub struct Usage {
     pub bytes_down: u64,
 }
 
-impl Usage {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.open += other.open;
-        self.total += other.total;
-        self.dial_failures += other.dial_failures;
-        self.bytes_up += other.bytes_up;
-        self.bytes_down += other.bytes_down;
-    }
-}
-
 /// What an update did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -202,8 +232,8 @@ pub struct Applied {
     pub backends: usize,
 }
 
-/// What a balancer did from its start to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a balancer did from its start to its end. In a sum, `ran_for` is the longest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
     /// How long it ran.
@@ -222,6 +252,41 @@ pub struct Summary {
     pub updates: u64,
 }
 
+/// Implements `+=`, which adds each field or merges it in the way given, and `Sum`. A field that is
+/// not listed does not compile.
+macro_rules! impl_sum {
+    ($type:ident { $($added:ident),* $(; $field:ident => $merge:expr)? }) => {
+        impl AddAssign for $type {
+            fn add_assign(&mut self, other: Self) {
+                let Self { $($added,)* $($field)? } = other;
+                $(self.$added += $added;)*
+                $($merge(self, $field);)?
+            }
+        }
+
+        impl Sum for $type {
+            fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+                items.fold(Self::default(), |mut sum, item| {
+                    sum += item;
+                    sum
+                })
+            }
+        }
+    };
+}
+
+impl_sum!(EndCounts { ; counts => Self::add_counts });
+impl_sum!(Usage { open, total, dial_failures, bytes_up, bytes_down });
+impl_sum!(Applied { closed, cancelled, draining, backends });
+impl_sum!(Stats {
+    accepted, dialling, open, refused, ended, bytes_up, bytes_down, departed;
+    backends => Self::add_backends
+});
+impl_sum!(Summary {
+    accepted, refused, ended, bytes_up, bytes_down, updates;
+    ran_for => |sum: &mut Self, ran_for| sum.ran_for = sum.ran_for.max(ran_for)
+});
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,5 +301,62 @@ mod tests {
             assert_eq!(counts.iter().collect::<Vec<_>>(), [(reason, 1)]);
             assert_eq!(format!("{counts:?}"), format!("{{{reason:?}: 1}}"));
         }
+    }
+
+    #[test]
+    fn c8_4_each_reason_has_a_label_and_words() {
+        let labels: std::collections::BTreeSet<_> =
+            EndReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(labels.len(), EndReason::ALL.len());
+        assert_eq!(EndReason::HalfClosedTimeout.as_str(), "half_closed_timeout");
+        assert_eq!(EndReason::HalfClosedTimeout.to_string(), "half closed timeout");
+    }
+
+    #[test]
+    fn c8_1_reasons_to_end_and_to_refuse_overlap_where_either_may_happen() {
+        use EndReason::{BackendFailed, ClientFailed, Finished, LocalFailure, NoBackend, Shutdown};
+        assert_eq!((EndReason::ENDED[0], EndReason::ENDED.last()), (Finished, Some(&Shutdown)));
+        assert_eq!(EndReason::REFUSED[0], ClientFailed);
+        assert_eq!(EndReason::REFUSED.last(), Some(&LocalFailure));
+        assert!(!EndReason::REFUSED.contains(&BackendFailed));
+        assert!(!EndReason::ENDED.contains(&NoBackend));
+    }
+
+    #[test]
+    fn c8_1_snapshots_of_several_balancers_add_up() {
+        let backend = |key: &str, target_name: &str, open| BackendStats {
+            key: key.into(),
+            target_name: target_name.into(),
+            dialling: open,
+            ejected: open > 1,
+            usage: Usage { open, total: 10 * open, ..Usage::default() },
+        };
+        let mut refused = EndCounts::default();
+        refused.count(EndReason::NoBackend);
+        let shard =
+            |backends| Stats { accepted: 5, open: 3, refused, backends, ..Stats::default() };
+        let sum: Stats = [
+            shard(vec![backend("a", "old", 1), backend("c", "t", 1)]),
+            shard(vec![backend("a", "new", 2), backend("b", "t", 1)]),
+        ]
+        .into_iter()
+        .sum();
+        assert_eq!((sum.accepted, sum.open, sum.refused.of(EndReason::NoBackend)), (10, 6, 2));
+        let mut a = backend("a", "new", 3);
+        a.usage.total = 30;
+        assert_eq!(sum.backends, [a, backend("b", "t", 1), backend("c", "t", 1)]);
+    }
+
+    #[test]
+    fn c8_1_the_longest_run_is_that_of_all() {
+        let ran_for = |secs| Summary {
+            ran_for: Duration::from_secs(secs),
+            updates: secs,
+            ..Summary::default()
+        };
+        assert_eq!(
+            [1, 3, 2].map(ran_for).into_iter().sum::<Summary>(),
+            Summary { updates: 6, ..ran_for(3) }
+        );
     }
 }

@@ -260,7 +260,7 @@ fn c9_1_no_order_of_host_calls_panics_or_hangs() {
 fn c9_1_settings_that_make_no_sense_are_errors() {
     let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
     let keepalive = |idle, interval, probes| {
-        Server::builder().keepalive(Some(Keepalive { idle, interval, probes }))
+        Server::builder().keepalive(Some(Keepalive::new(idle, interval, probes)))
     };
     let ejection = |base, max| Server::builder().ejection(Ejection { failures: 3, base, max });
     let wrong = [
@@ -334,7 +334,7 @@ fn c9_1_no_setting_is_too_large_or_too_small() {
             .ejection(Ejection { failures: 0, ..Ejection::default() }),
     );
     // What no system takes is an error that names the setting.
-    let keepalive = Keepalive { idle: max, interval: max, probes: u32::MAX };
+    let keepalive = Keepalive::new(max, max, u32::MAX);
     for builder in
         [Server::builder().keepalive(Some(keepalive)), Server::builder().user_timeout(Some(max))]
     {

@@ -138,16 +138,12 @@ fn c1_1_backends_of_several_types_are_collected_boxed() {
 
 #[test]
 fn c6_7_values_that_the_system_would_refuse_are_refused_by_name() {
-    let keepalive = Keepalive::default();
-    let long = Duration::from_secs(12 * 60 * 60);
+    let (second, long) = (Duration::from_secs(1), Duration::from_secs(12 * 60 * 60));
+    let (too_short, keepalive) = (Duration::from_millis(999), Keepalive::new);
     let builders = [
-        ("keepalive", Server::builder().keepalive(Some(Keepalive { idle: long, ..keepalive }))),
-        (
-            "keepalive",
-            Server::builder()
-                .keepalive(Some(Keepalive { interval: Duration::from_millis(999), ..keepalive })),
-        ),
-        ("keepalive", Server::builder().keepalive(Some(Keepalive { probes: 128, ..keepalive }))),
+        ("keepalive", Server::builder().keepalive(Some(keepalive(long, second, 9)))),
+        ("keepalive", Server::builder().keepalive(Some(keepalive(second, too_short, 9)))),
+        ("keepalive", Server::builder().keepalive(Some(keepalive(second, second, 128)))),
         ("user_timeout", Server::builder().user_timeout(Some(Duration::MAX))),
         ("user_timeout", Server::builder().user_timeout(Some(Duration::from_micros(999)))),
     ];
@@ -158,7 +154,7 @@ fn c6_7_values_that_the_system_would_refuse_are_refused_by_name() {
         }
     }
     let longest = Duration::from_secs(32_767);
-    let keepalive = Keepalive { idle: longest, interval: longest, probes: 127 };
+    let keepalive = Keepalive::new(longest, longest, 127);
     let builder = Server::builder()
         .keepalive(Some(keepalive))
         .user_timeout(Some(Duration::from_millis(i32::MAX as u64)));

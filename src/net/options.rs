@@ -10,6 +10,7 @@ use mio::net::TcpListener;
 /// Defaults to idle 15 s, interval 15 s, 9 probes, like the Go runtime: a dead peer is noticed
 /// after idle + interval × probes = 2 min 30 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Keepalive {
     /// The time without traffic before the first probe. Whole seconds, from 1 to 32,767.
     pub idle: Duration,
@@ -20,9 +21,16 @@ pub struct Keepalive {
     pub probes: u32,
 }
 
+impl Keepalive {
+    /// Returns these settings. [`Builder::build`](crate::Builder::build) checks them.
+    pub const fn new(idle: Duration, interval: Duration, probes: u32) -> Self {
+        Self { idle, interval, probes }
+    }
+}
+
 impl Default for Keepalive {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(15), interval: Duration::from_secs(15), probes: 9 }
+        Self::new(Duration::from_secs(15), Duration::from_secs(15), 9)
     }
 }
 
@@ -40,16 +48,25 @@ pub struct SocketOptions {
     /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged. Defaults to `None`: the
     /// system decides, about 15 minutes. Linux and Android only. Needs the feature `socket2`.
     pub user_timeout: Option<Duration>,
+    /// `TCP_NOTSENT_LOWAT`: how many unsent bytes the kernel holds for a connection. Defaults to
+    /// 128 KiB. `None` leaves the system's value, usually no limit. Linux and Android only. Needs
+    /// the feature `socket2`.
+    pub notsent_lowat: Option<u32>,
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { nodelay: true, keepalive: Some(Keepalive::default()), user_timeout: None }
+        Self {
+            nodelay: true,
+            keepalive: Some(Keepalive::default()),
+            user_timeout: None,
+            notsent_lowat: Some(128 << 10),
+        }
     }
 }
 
 /// Makes a listener non-blocking, and sets the options that accepted sockets inherit: that saves up
-/// to five system calls for each.
+/// to seven system calls for each.
 #[cfg(feature = "socket2")]
 pub(super) fn set_on_listener(listener: &TcpListener, options: &SocketOptions) -> io::Result<()> {
     let socket = socket2::SockRef::from(listener);
@@ -78,6 +95,9 @@ pub(super) fn set_on_listener(listener: &TcpListener, options: &SocketOptions) -
 /// Sets what neither mio nor the standard library can set.
 #[cfg(feature = "socket2")]
 pub(super) fn set(socket: &socket2::SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
+    // Urgent bytes are part of the stream. It takes effect when they are read, so a socket that is
+    // connected already loses none.
+    socket.set_out_of_band_inline(true)?;
     if let Some(keepalive) = options.keepalive {
         let params = socket2::TcpKeepalive::new().with_time(keepalive.idle);
         // OpenBSD and others have neither for a single socket, and use their system-wide values.
@@ -92,8 +112,13 @@ pub(super) fn set(socket: &socket2::SockRef<'_>, options: &SocketOptions) -> io:
         socket.set_tcp_keepalive(&params)?;
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if options.user_timeout.is_some() {
-        socket.set_tcp_user_timeout(options.user_timeout)?;
+    {
+        if options.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(options.user_timeout)?;
+        }
+        if let Some(bytes) = options.notsent_lowat {
+            socket.set_tcp_notsent_lowat(bytes)?;
+        }
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! TCP sockets as streams and listeners.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 
 use mio::net::{TcpListener, TcpStream};
 
+#[cfg(feature = "socket2")]
+use super::error_kind::is_in_progress;
 use super::{Address, Listener, SocketOptions, Stream, options};
 
 impl Stream for TcpStream {
@@ -68,9 +70,18 @@ impl Listener for TcpListener {
     }
 }
 
-/// Begins a connection. [`Stream::check_connect`] tells when it is established.
-pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(addr)?;
+/// Begins a connection, from this source address if there is one. [`Stream::check_connect`] tells
+/// when it is established.
+pub(crate) fn dial(
+    addr: SocketAddr,
+    source: Option<IpAddr>,
+    options: &SocketOptions,
+) -> io::Result<TcpStream> {
+    let stream = match source {
+        #[cfg(feature = "socket2")]
+        Some(source) => connect_from(source, addr)?,
+        _ => TcpStream::connect(addr)?,
+    };
     if options.nodelay {
         stream.set_nodelay(true)?;
     }
@@ -79,9 +90,73 @@ pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpS
     Ok(stream)
 }
 
+#[cfg(feature = "socket2")]
+fn connect_from(source: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    if source.is_ipv4() != addr.is_ipv4() {
+        let problem = format!("{addr} cannot be reached from {source}");
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, problem));
+    }
+    let domain = socket2::Domain::for_address(addr);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    match socket.connect(&addr.into()) {
+        Err(err) if !is_in_progress(&err) => Err(err),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The two sides of the balancer, an accepted and a dialled socket, each with its peer.
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn both_sides(options: &SocketOptions) -> [(TcpStream, std::net::TcpStream); 2] {
+        let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = Listener::local_addr(&listener).unwrap().ip().unwrap();
+        let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_options(options).unwrap();
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        let (accepted, _) = TcpListener::accept(&listener).unwrap();
+        let dialled = dial(peer.local_addr().unwrap(), None, options).unwrap();
+        [(accepted, client), (dialled, peer.accept().unwrap().0)]
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn c6_1_urgent_bytes_are_read_in_line() {
+        use std::io::{Read, Write};
+        for (mut side, mut peer) in both_sides(&SocketOptions::default()) {
+            peer.write_all(b"\xff\xf4\xff").unwrap();
+            socket2::SockRef::from(&peer).send_out_of_band(b"\xf2").unwrap();
+            peer.write_all(b"ABOR").unwrap();
+            drop(peer);
+            let mut received = Vec::new();
+            while received.len() < 8 {
+                let mut room = [0; 8];
+                match side.read(&mut room) {
+                    Ok(0) => break,
+                    Ok(len) => received.extend_from_slice(&room[..len]),
+                    Err(err) => assert_eq!(err.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            assert_eq!(received, b"\xff\xf4\xff\xf2ABOR");
+        }
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn c6_5_both_sides_hold_little_unsent_unless_told_otherwise() {
+        let marks = |notsent_lowat| {
+            both_sides(&SocketOptions { notsent_lowat, ..SocketOptions::default() })
+                .map(|(side, _)| socket2::SockRef::from(&side).tcp_notsent_lowat().unwrap())
+        };
+        assert_eq!(marks(SocketOptions::default().notsent_lowat), [128 << 10; 2]);
+        assert_eq!(marks(Some(4096)), [4096; 2]);
+        let of_the_system = marks(None);
+        assert!(of_the_system.iter().all(|mark| *mark != 128 << 10), "{of_the_system:?}");
+    }
 
     #[test]
     fn c5_2_a_socket_that_met_itself_is_not_connected() {
@@ -108,7 +183,7 @@ mod tests {
         {
             queued.push(stream);
         }
-        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        let mut stream = dial(addr, None, &SocketOptions::default()).unwrap();
         assert!(!stream.check_connect().unwrap());
     }
 
@@ -119,7 +194,7 @@ mod tests {
         // Bound, but not listening.
         bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         let addr = bound.local_addr().unwrap().as_socket().unwrap();
-        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        let mut stream = dial(addr, None, &SocketOptions::default()).unwrap();
         let start = std::time::Instant::now();
         let err = loop {
             match Stream::check_connect(&mut stream) {

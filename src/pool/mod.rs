@@ -440,7 +440,7 @@ impl Pool {
     ) -> Arc<Entry> {
         let member = self.members.remove(id).expect("a member of the order is in the arena");
         difference.removed.push(member.entry.shared_key().clone());
-        self.departed.add(&member.usage);
+        self.departed += member.usage;
         self.unname_target(member.target, unnamed);
         member.entry
     }

@@ -9,12 +9,11 @@ use crate::cast::{Rig, SLACK, Scene, Victim, stuff};
 use crate::switch::Weather;
 use crate::util::*;
 
-const KEEPALIVE: Keepalive =
-    Keepalive { idle: Duration::from_secs(1), interval: Duration::from_secs(1), probes: 2 };
+const KEEPALIVE: Keepalive = Keepalive::new(Duration::from_secs(1), Duration::from_secs(1), 2);
 /// When keepalive gives a silent peer up.
 const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
 /// The same, but more patient than any test.
-const MANY_PROBES: Keepalive = Keepalive { probes: 100, ..KEEPALIVE };
+const MANY_PROBES: Keepalive = Keepalive::new(Duration::from_secs(1), Duration::from_secs(1), 100);
 const USER_TIMEOUT: Duration = Duration::from_millis(2500);
 /// The kernel counts in ticks of up to 10 ms, and a time has two ends.
 const TICK: Duration = Duration::from_millis(20);

@@ -107,7 +107,7 @@ impl Host {
         }
         for key in self.set.keys().filter(|key| !set.contains_key(*key)) {
             *self.presences.entry(key).or_default() += 1;
-            self.departed.add(&self.usage.remove(key).unwrap_or_default());
+            self.departed += self.usage.remove(key).unwrap_or_default();
         }
         self.set = set;
         self.unreported

@@ -359,7 +359,7 @@ fn judge_counters(stats: &Stats, network: &Network, host: &Host) {
     let mut sum = stats.departed;
     assert_eq!(sum, host.departed);
     for backend in &stats.backends {
-        sum.add(&backend.usage);
+        sum += backend.usage;
         assert_eq!(backend.usage, host.usage.get(&*backend.key).copied().unwrap_or_default());
     }
     assert_eq!(
