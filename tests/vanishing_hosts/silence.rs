@@ -7,7 +7,7 @@ use tinylb::{Builder, EndReason, Keepalive, Server};
 
 use crate::cast::{Rig, SLACK, Scene, Victim, stuff};
 use crate::switch::Weather;
-use crate::util::*;
+use tinylb_tests::*;
 
 const KEEPALIVE: Keepalive =
     Keepalive { idle: Duration::from_secs(1), interval: Duration::from_secs(1), probes: 2 };

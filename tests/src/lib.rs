@@ -1,10 +1,15 @@
 //! What the tests share: a balancer that ends with its test, backends that can be told apart, and sockets with
 //! time-outs that only a failing test reaches.
 
-#![allow(dead_code, reason = "each test file is a program of its own, and none uses all of this")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::new_without_default,
+    reason = "only the tests use it"
+)]
 
 #[cfg(target_os = "linux")]
-pub(crate) mod process;
+pub mod process;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,24 +21,24 @@ use std::time::{Duration, Instant};
 use tinylb::{Applied, BackendSet, Builder, Control, Server, ServerThread, Stats, TcpBackend};
 
 /// How long anything may take that has to happen. Only a failing test waits this long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A balancer on a thread of its own, on a port of its own.
-pub(crate) struct Balancer {
-    pub(crate) addr: SocketAddr,
-    pub(crate) control: Control,
-    pub(crate) thread: ServerThread,
+pub struct Balancer {
+    pub addr: SocketAddr,
+    pub control: Control,
+    pub thread: ServerThread,
 }
 
 impl Balancer {
     /// With the default settings.
     #[track_caller]
-    pub(crate) fn start(backends: BackendSet) -> Self {
+    pub fn start(backends: BackendSet) -> Self {
         Self::with(Server::builder(), backends)
     }
 
     #[track_caller]
-    pub(crate) fn with(builder: Builder, backends: BackendSet) -> Self {
+    pub fn with(builder: Builder, backends: BackendSet) -> Self {
         let server = builder.backends(backends).build(listener()).unwrap();
         let control = server.control();
         Self { addr: server.local_addr().ip().unwrap(), control, thread: server.spawn().unwrap() }
@@ -41,13 +46,13 @@ impl Balancer {
 
     /// A new client, connected with the balancer.
     #[track_caller]
-    pub(crate) fn client(&self) -> TcpStream {
+    pub fn client(&self) -> TcpStream {
         connect(self.addr)
     }
 
     /// A new client that has been answered by the backend whose tag is returned.
     #[track_caller]
-    pub(crate) fn tagged_client(&self) -> (TcpStream, String) {
+    pub fn tagged_client(&self) -> (TcpStream, String) {
         let mut client = self.client();
         let tag = read_tag(&mut client);
         (client, tag)
@@ -55,7 +60,7 @@ impl Balancer {
 
     /// Replaces the set and waits until that is applied.
     #[track_caller]
-    pub(crate) fn update(&self, backends: BackendSet) -> Applied {
+    pub fn update(&self, backends: BackendSet) -> Applied {
         self.control
             .update(backends)
             .unwrap()
@@ -64,8 +69,15 @@ impl Balancer {
             .expect("the update is not applied")
     }
 
+    /// Replaces the set, lets what vanishes finish within the limit, and waits until that is applied.
     #[track_caller]
-    pub(crate) fn stats(&self) -> Stats {
+    pub fn update_draining(&self, backends: BackendSet, limit: Duration) -> Applied {
+        let update = self.control.update_draining(backends, limit).unwrap();
+        update.wait_timeout(PATIENCE).unwrap().expect("the update is not applied")
+    }
+
+    #[track_caller]
+    pub fn stats(&self) -> Stats {
         let stats = self.control.stats().unwrap();
         let (refused, ended) = (stats.refused.total(), stats.ended.total());
         assert_eq!(
@@ -78,7 +90,7 @@ impl Balancer {
 
     /// Waits until the counters are as they should become.
     #[track_caller]
-    pub(crate) fn wait_for(&self, what: &str, is_so: impl Fn(&Stats) -> bool) -> Stats {
+    pub fn wait_for(&self, what: &str, is_so: impl Fn(&Stats) -> bool) -> Stats {
         wait_for(what, || {
             let stats = self.stats();
             is_so(&stats).then_some(stats)
@@ -88,7 +100,7 @@ impl Balancer {
 
 /// Asks again and again until there is an answer.
 #[track_caller]
-pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
@@ -101,30 +113,30 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 /// A listener on a free port of the loopback interface.
 #[track_caller]
-pub(crate) fn listener() -> TcpListener {
+pub fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 /// A client whose reads and writes fail rather than hang.
 #[track_caller]
-pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
+pub fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
     impatient(&stream);
     stream
 }
 
-pub(crate) fn impatient(stream: &TcpStream) {
+pub fn impatient(stream: &TcpStream) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
 }
 
 /// A set of TCP backends by key and address.
-pub(crate) fn set<'a>(backends: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> BackendSet {
+pub fn set<'a>(backends: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> BackendSet {
     backends.into_iter().map(|(key, addr)| (key, TcpBackend::new(addr))).collect()
 }
 
 /// An address at which nobody listens.
-pub(crate) fn refusing_addr() -> SocketAddr {
+pub fn refusing_addr() -> SocketAddr {
     // Bound but not listening, and leaked, so that nobody else gets the port while the test runs.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
@@ -134,14 +146,14 @@ pub(crate) fn refusing_addr() -> SocketAddr {
 }
 
 /// An address that answers nothing: a listening socket whose backlog is full.
-pub(crate) struct BlackHole {
-    pub(crate) addr: SocketAddr,
+pub struct BlackHole {
+    pub addr: SocketAddr,
     _listener: socket2::Socket,
     _fill: Vec<TcpStream>,
 }
 
 impl BlackHole {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
@@ -157,13 +169,13 @@ impl BlackHole {
 }
 
 /// What a test backend does with a connection.
-pub(crate) type Serve = dyn Fn(TcpStream) + Send + Sync;
+pub type Serve = dyn Fn(TcpStream) + Send + Sync;
 
 /// A backend with a thread for each connection.
 ///
 /// It counts what it got, and is gone, with all its connections, when it is dropped.
-pub(crate) struct TestBackend {
-    pub(crate) addr: SocketAddr,
+pub struct TestBackend {
+    pub addr: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -176,11 +188,11 @@ struct Shared {
 }
 
 impl TestBackend {
-    pub(crate) fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         Self::at("127.0.0.1:0".parse().unwrap(), serve)
     }
 
-    pub(crate) fn at(addr: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub fn at(addr: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(addr).unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
@@ -192,7 +204,7 @@ impl TestBackend {
     }
 
     /// Sends its tag and a line end, then sends back all that comes, to the end.
-    pub(crate) fn echo(tag: &'static str) -> Self {
+    pub fn echo(tag: &'static str) -> Self {
         Self::new(move |mut stream| {
             if stream.write_all(format!("{tag}\n").as_bytes()).is_ok() {
                 let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
@@ -202,7 +214,7 @@ impl TestBackend {
     }
 
     /// How many connections it has accepted.
-    pub(crate) fn accepted(&self) -> u64 {
+    pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 }
@@ -236,7 +248,7 @@ impl Drop for TestBackend {
 
 /// The first line of what a backend sends.
 #[track_caller]
-pub(crate) fn read_tag(stream: &mut impl Read) -> String {
+pub fn read_tag(stream: &mut impl Read) -> String {
     let mut tag = Vec::new();
     let mut byte = [0];
     loop {
@@ -250,7 +262,7 @@ pub(crate) fn read_tag(stream: &mut impl Read) -> String {
 
 /// Sends and reads back.
 #[track_caller]
-pub(crate) fn assert_echo(stream: &mut (impl Read + Write), message: &[u8]) {
+pub fn assert_echo(stream: &mut (impl Read + Write), message: &[u8]) {
     stream.write_all(message).unwrap();
     let mut echo = vec![0; message.len()];
     stream.read_exact(&mut echo).unwrap();
@@ -259,7 +271,7 @@ pub(crate) fn assert_echo(stream: &mut (impl Read + Write), message: &[u8]) {
 
 /// How a stream came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StreamEnd {
+pub enum StreamEnd {
     /// A clean end of stream.
     Clean,
     /// A reset.
@@ -268,7 +280,7 @@ pub(crate) enum StreamEnd {
 
 /// A client that comes now is refused, which may be before its connect returns.
 #[track_caller]
-pub(crate) fn assert_refused(addr: SocketAddr) {
+pub fn assert_refused(addr: SocketAddr) {
     match TcpStream::connect_timeout(&addr, PATIENCE) {
         Ok(mut client) => {
             impatient(&client);
@@ -280,7 +292,7 @@ pub(crate) fn assert_refused(addr: SocketAddr) {
 
 /// Reads to the end: what came, and how it ended.
 #[track_caller]
-pub(crate) fn read_to_end(stream: &mut impl Read) -> (Vec<u8>, StreamEnd) {
+pub fn read_to_end(stream: &mut impl Read) -> (Vec<u8>, StreamEnd) {
     let mut bytes = Vec::new();
     let mut room = vec![0; 64 * 1024];
     loop {
@@ -300,17 +312,17 @@ pub(crate) fn read_to_end(stream: &mut impl Read) -> (Vec<u8>, StreamEnd) {
 
 /// The stream is cut: by a reset, or by any end where the crate is built without `socket2` and cannot reset.
 #[track_caller]
-pub(crate) fn assert_cut(stream: &mut impl Read) {
+pub fn assert_cut(stream: &mut impl Read) {
     let end = read_to_end(stream).1;
     assert!(end == StreamEnd::Reset || cfg!(not(feature = "socket2")), "ended as if in order");
 }
 
 /// Has the peer see a reset.
-pub(crate) fn reset(stream: TcpStream) {
+pub fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 /// Bytes in which a lost, doubled or moved piece shows.
-pub(crate) fn pattern(len: usize) -> Vec<u8> {
+pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)) as u8).collect()
 }

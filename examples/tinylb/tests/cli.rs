@@ -1,6 +1,4 @@
-//! The example `tinylb`, run as its users run it: by arguments, a file, commands and signals.
-
-mod util;
+//! `tinylb`, run as its users run it: by arguments, a file, commands and signals.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,16 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use util::*;
-
-/// The example, which `cargo test` builds along with the tests. `cargo test --test cli` does not, and runs the one built
-/// last, with whatever features that had: `cargo build --example tinylb` goes before it.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples/tinylb");
-    assert!(path.exists(), "{} is missing: cargo build --example tinylb", path.display());
-    path
-}
+use tinylb_tests::*;
 
 /// A running balancer, killed with its test.
 struct Cli {
@@ -38,7 +27,9 @@ impl Cli {
     #[track_caller]
     fn start(args: &str) -> Self {
         Self::run(
-            Command::new(program()).args(["--listen", "127.0.0.1:0"]).args(args.split_whitespace()),
+            Command::new(env!("CARGO_BIN_EXE_tinylb"))
+                .args(["--listen", "127.0.0.1:0"])
+                .args(args.split_whitespace()),
         )
     }
 
@@ -165,7 +156,7 @@ fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
 /// Runs it with arguments by which it must fail: its exit status and what it says on stderr.
 #[track_caller]
 fn failure(args: &[&str]) -> (i32, String) {
-    let mut child = Command::new(program())
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tinylb"))
         .args(args)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -306,7 +297,7 @@ fn what_cannot_be_done_here_and_now_is_status_1_and_a_message() {
 #[test]
 #[cfg(target_os = "linux")]
 fn the_soft_descriptor_limit_is_raised_to_the_hard_one() {
-    let run = format!("ulimit -Sn 32; exec {} --listen 127.0.0.1:0", program().display());
+    let run = format!("ulimit -Sn 32; exec {} --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_tinylb"));
     let cli = Cli::run(Command::new("sh").args(["-c", &run]));
     let limits = fs::read_to_string(format!("/proc/{}/limits", cli.child.id())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -644,7 +635,9 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
     ];
     for end in ends {
         let mut cli = Cli::run(
-            Command::new(program()).args(["--listen", &address]).args(args.split_whitespace()),
+            Command::new(env!("CARGO_BIN_EXE_tinylb"))
+                .args(["--listen", &address])
+                .args(args.split_whitespace()),
         );
         assert_eq!(cli.address, address);
         let mut client = UnixStream::connect(&path).unwrap();
@@ -661,7 +654,7 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
 fn a_socket_file_that_another_has_put_in_its_place_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("front.sock");
-    let mut cli = Cli::run(Command::new(program()).args([
+    let mut cli = Cli::run(Command::new(env!("CARGO_BIN_EXE_tinylb")).args([
         "--control",
         "--listen",
         &format!("unix:{}", path.display()),
@@ -847,7 +840,7 @@ fn c4_4_at_max_connections_clients_wait() {
 }
 
 #[test]
-#[cfg(all(target_os = "linux", feature = "socket2"))]
+#[cfg(target_os = "linux")]
 fn c6_7_keepalive_is_on_unless_switched_off() {
     let (_one, _two, args) = two_backends();
     for (option, timer) in [("", "02"), ("--no-keepalive", "00")] {
@@ -868,7 +861,7 @@ fn c6_7_keepalive_is_on_unless_switched_off() {
 }
 
 #[test]
-#[cfg(all(target_os = "linux", feature = "socket2"))]
+#[cfg(target_os = "linux")]
 fn c6_7_the_user_time_out_ends_a_client_that_does_not_read() {
     let flood = TestBackend::new(|mut stream| while stream.write_all(&[0; 65536]).is_ok() {});
     let mut cli = Cli::start(&format!("--control --user-timeout 0.3 --backend a={}", flood.addr));
@@ -878,7 +871,7 @@ fn c6_7_the_user_time_out_ends_a_client_that_does_not_read() {
 
 #[test]
 fn help_tells_of_commands_file_and_signals() {
-    let help = Command::new(program()).arg("--help").output().unwrap();
+    let help = Command::new(env!("CARGO_BIN_EXE_tinylb")).arg("--help").output().unwrap();
     let text = String::from_utf8(help.stdout).unwrap();
     assert!(help.status.success());
     for word in

@@ -2,15 +2,15 @@
 #![no_main]
 #![allow(dead_code, reason = "what the example does with what it has parsed is not run here")]
 
-#[path = "../../examples/tinylb/commands/parse.rs"]
+#[path = "../../../examples/tinylb/src/commands/parse.rs"]
 mod commands;
-#[path = "../../examples/tinylb/file/parse.rs"]
+#[path = "../../../examples/tinylb/src/file/parse.rs"]
 mod file;
-#[path = "../../examples/tinylb/listen.rs"]
+#[path = "../../../examples/tinylb/src/listen.rs"]
 mod listen;
-#[path = "../../examples/tinylb/targets.rs"]
+#[path = "../../../examples/tinylb/src/targets.rs"]
 mod targets;
-#[path = "../../examples/tinylb/values.rs"]
+#[path = "../../../examples/tinylb/src/values.rs"]
 mod values;
 
 use std::fmt::Debug;

@@ -4,20 +4,20 @@ use std::collections::BTreeSet;
 use std::fs;
 
 /// The descriptors of this process that are open.
-pub(crate) fn descriptors() -> BTreeSet<String> {
+pub fn descriptors() -> BTreeSet<String> {
     let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
     links.filter_map(|entry| Some(format!("{:?}", fs::read_link(entry.path()).ok()?))).collect()
 }
 
 /// The names of this process's threads.
-pub(crate) fn threads() -> Vec<String> {
+pub fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect()
 }
 
 /// How much CPU time the threads of this name have used, in the system's ticks, of which there are 100 a second.
 #[track_caller]
-pub(crate) fn cpu_ticks(name: &str) -> u64 {
+pub fn cpu_ticks(name: &str) -> u64 {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
     let ticks: Vec<u64> =
@@ -34,7 +34,7 @@ fn ticks(stat: &str) -> u64 {
 }
 
 /// How many bytes of memory this process occupies.
-pub(crate) fn resident() -> usize {
+pub fn resident() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

@@ -64,11 +64,7 @@ impl ListenAddr {
 }
 
 fn bind_tcp(addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
-    #[cfg(feature = "socket2")]
-    let listener = tinylb::ListenOptions::new().bind(addr)?;
-    #[cfg(not(feature = "socket2"))]
-    let listener = std::net::TcpListener::bind(addr)?;
-    listener.into_listener()
+    tinylb::ListenOptions::new().bind(addr)?.into_listener()
 }
 
 /// A socket file of ours. Dropping it removes it, unless another one has taken its place.
