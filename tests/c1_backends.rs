@@ -1,7 +1,5 @@
 //! Chapter 1 of the contract: backends, the crate's and the host's own, as a running balancer treats them.
 
-mod util;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use tinylb::{Backend, BackendSet, Dial, DialRequest, Ejection, Server, TcpBackend};
-use util::*;
+use tinylb_tests::*;
 
 /// A backend of the host's own, that dials these addresses in turn and remembers which attempts it was asked for.
 struct Several {

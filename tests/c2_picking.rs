@@ -1,13 +1,11 @@
 //! Chapter 2 of the contract: picking. The pure logic has its own tests; these see it at work over real connections.
 
-mod util;
-
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use tinylb::{BackendSet, Ejection, Server};
-use util::*;
+use tinylb_tests::*;
 
 /// Backends whose tags are their keys.
 struct Fleet(Vec<(&'static str, TestBackend)>);

@@ -1,7 +1,5 @@
 //! Chapter 3 of the contract: updates, and how they close what vanishes.
 
-mod util;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +12,7 @@ use tinylb::{
     Address, Applied, Backend, BackendSet, Client, Control, Dial, DialRequest, EndReason, Error,
     Listener, Observer, Readiness, Server, Stream, TcpBackend, Update,
 };
-use util::*;
+use tinylb_tests::*;
 
 /// A limit that no test lives to see.
 const LONG: Duration = Duration::from_secs(3600);
@@ -1114,14 +1112,6 @@ fn c3_8_one_change_among_ten_thousand_backends_closes_its_own_connections_and_so
 }
 
 // C3.9: draining.
-
-impl Balancer {
-    /// Replaces the set, lets what vanishes finish within the limit, and waits until that is applied.
-    #[track_caller]
-    fn update_draining(&self, backends: BackendSet, limit: Duration) -> Applied {
-        wait(&self.control.update_draining(backends, limit).unwrap())
-    }
-}
 
 #[test]
 fn c3_9_connections_to_a_draining_target_may_finish_and_get_no_company() {

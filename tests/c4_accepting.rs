@@ -1,7 +1,5 @@
 //! Chapter 4 of the contract: accepting.
 
-mod util;
-
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +13,7 @@ use tinylb::{
     Address, Applied, Backend, BackendSet, Client, Control, Dial, DialRequest, EndReason, Listener,
     Observer, Server, Stream, TcpBackend,
 };
-use util::*;
+use tinylb_tests::*;
 
 /// How long the balancer waits when this machine is short of something.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -1,12 +1,10 @@
 //! Clause 4.1 of the contract, as far as the log goes: a program of its own, since there is one logger to a program.
 
-mod util;
-
 use std::net::TcpStream;
 use std::sync::Mutex;
 
 use tinylb::{BackendSet, Server};
-use util::*;
+use tinylb_tests::*;
 
 /// Keeps the lines from `info` up that tell of there being backends or not.
 struct Capture(Mutex<Vec<(log::Level, String)>>);

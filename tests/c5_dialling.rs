@@ -1,7 +1,5 @@
 //! Chapter 5 of the contract: dialling.
 
-mod util;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -15,7 +13,7 @@ use tinylb::{
     Address, Applied, AttemptFailed, Backend, BackendSet, Dial, DialRequest, Ejection, EndReason,
     Ended, Listener, Observer, Server, Stream, TcpBackend,
 };
-use util::*;
+use tinylb_tests::*;
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -1,7 +1,5 @@
 //! Chapter 6 of the contract: relaying.
 
-mod util;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +13,7 @@ use tinylb::{
     Address, Backend, BackendSet, Builder, Connected, Dial, DialRequest, EndReason, Listener,
     Observer, Server, SocketOptions, Stream, TcpBackend,
 };
-use util::*;
+use tinylb_tests::*;
 
 /// A balancer with one backend, whose connections the test accepts and handles itself.
 struct Rig {

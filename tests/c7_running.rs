@@ -1,7 +1,5 @@
 //! Chapter 7 of the contract: running and stopping.
 
-mod util;
-
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +11,7 @@ use tinylb::{
     Applied, BackendSet, Client, Connected, Control, EndReason, Ended, Error, Observer, Server,
     ServerThread, Stats, Summary,
 };
-use util::*;
+use tinylb_tests::*;
 
 /// Longer than any test.
 const AN_HOUR: Duration = Duration::from_secs(3600);

@@ -1,12 +1,10 @@
 //! Chapter 8 of the contract, clause 3: the log. A program of its own, since a program has one logger.
 
-mod util;
-
 use std::sync::Mutex;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use tinylb::BackendSet;
-use util::*;
+use tinylb_tests::*;
 
 /// Keeps what tinylb logs.
 struct Capture(Mutex<Vec<(Level, String)>>);

@@ -1,7 +1,5 @@
 //! Chapter 8 of the contract: seeing. Its third clause, the log, has a program of its own.
 
-mod util;
-
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -12,7 +10,7 @@ use tinylb::{
     Applied, AttemptFailed, BackendSet, BackendStats, Client, Connected, Ejection, EndReason,
     Ended, Observer, Server, Stats, Usage,
 };
-use util::*;
+use tinylb_tests::*;
 
 /// The counters, once all sums are seen to be right.
 #[track_caller]

@@ -1,7 +1,5 @@
 //! Chapter 9 of the contract: what never happens.
 
-mod util;
-
 use std::env;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,8 +10,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use tinylb::{BackendSet, Builder, Control, Ejection, Error, Keepalive, Server, TcpBackend};
 #[cfg(target_os = "linux")]
-use util::process::{cpu_ticks, descriptors, resident, threads};
-use util::*;
+use tinylb_tests::process::{cpu_ticks, descriptors, resident, threads};
+use tinylb_tests::*;
 
 /// Accepts within [`PATIENCE`].
 #[track_caller]

@@ -1,7 +1,5 @@
 //! What hosts do that is unusual and allowed: own what the loop drops, hand in odd values, build sets from sets.
 
-mod util;
-
 use std::io;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -11,7 +9,7 @@ use tinylb::{
     Backend, BackendSet, Control, Dial, DialRequest, Error, Keepalive, Observer, Server,
     ServerThread, TcpBackend, Update,
 };
-use util::*;
+use tinylb_tests::*;
 
 #[test]
 fn c7_4_an_observer_may_own_the_handle_of_its_own_thread() {

@@ -1,12 +1,10 @@
 //! Faults that were found once, each named by the behaviour that was missing.
 
-mod util;
-
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tinylb::{Backend, Dial, DialRequest, Ejection, Server, TcpBackend};
-use util::*;
+use tinylb_tests::*;
 
 /// A backend whose dials a signal interrupts, so many times in a row.
 struct Interrupted {

@@ -3,8 +3,6 @@
 //! Bytes go through bounded queues. The only thing the event queue sees of them is a bell: a socket pair whose bytes
 //! mean nothing but "look again".
 
-mod util;
-
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +15,7 @@ use tinylb::{
     Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, Listener, Readiness,
     Server, Stream,
 };
-use util::*;
+use tinylb_tests::*;
 
 // The transport.
 

@@ -1,7 +1,5 @@
 //! C1.2: TLS by rustls on either side, through the public traits alone, as a crate of its own would bring it.
 
-mod util;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::DerefMut;
@@ -19,7 +17,7 @@ use tinylb::{
     Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, IntoListener, Listener,
     Readiness, Server, SocketOptions, Stream, TcpBackend,
 };
-use util::*;
+use tinylb_tests::*;
 
 // The transport.
 

@@ -2,8 +2,6 @@
 
 #![cfg(unix)]
 
-mod util;
-
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,7 +13,7 @@ use tinylb::{
     Address, Backend, BackendSet, Builder, Dial, DialRequest, EndReason, IntoListener, Server,
     TcpBackend, UnixBackend,
 };
-use util::*;
+use tinylb_tests::*;
 
 // What the tests need besides.
 

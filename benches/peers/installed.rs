@@ -107,15 +107,15 @@ fn output(program: &Path, args: &[&str]) -> String {
     [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
 }
 
-/// cargo bench builds no examples.
+/// `cargo bench` does not build it.
 fn build_tinylb() -> Fallible<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let output = Command::new(cargo)
         .args([
             "build",
             "--release",
-            "--example",
-            "tinylb",
+            "--package",
+            "tinylb-cli",
             "--message-format",
             "json-render-diagnostics",
         ])
@@ -123,11 +123,11 @@ fn build_tinylb() -> Fallible<PathBuf> {
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {
-        return Err("the example tinylb does not build".into());
+        return Err("tinylb-cli does not build".into());
     }
     let messages = String::from_utf8(output.stdout)?;
     let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut programs = artifacts.filter(|artifact| artifact["target"]["name"] == "tinylb");
+    let mut programs = artifacts.filter(|artifact| artifact["executable"].is_string());
     let program = programs.find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
-    Ok(program.ok_or("cargo does not say where it put the example tinylb")?)
+    Ok(program.ok_or("cargo does not say where it put tinylb")?)
 }

@@ -1,6 +1,6 @@
 //! tinylb beside other proxies, a hand-written loop and a bare relay, each a process of its own, measured in turns.
 //!
-//! `cargo bench --bench peers -- --help` tells what can be chosen.
+//! `cargo bench -p tinylb-benches --bench peers -- --help` tells what can be chosen.
 //!
 //! ```text
 //! run.rs            a run: options, rounds, and what is made of them
@@ -48,7 +48,10 @@ use clap::{Parser, Subcommand};
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
 #[derive(Parser)]
-#[command(about = "tinylb beside other proxies", bin_name = "cargo bench --bench peers --")]
+#[command(
+    about = "tinylb beside other proxies",
+    bin_name = "cargo bench -p tinylb-benches --bench peers --"
+)]
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
@@ -92,7 +95,9 @@ fn main() -> Fallible<()> {
         None if args.bench => run::run(&args.options),
         // cargo test --benches: there is nothing to test that a run would not take minutes for.
         None => {
-            println!("use cargo bench --bench peers, or with -- --quick for a short one");
+            println!(
+                "use cargo bench -p tinylb-benches --bench peers, or with -- --quick for a short one"
+            );
             Ok(())
         }
     }

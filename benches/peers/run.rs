@@ -53,7 +53,7 @@ impl Options {
     fn chart(&self) -> Option<PathBuf> {
         let complete =
             !self.quick && self.only.is_empty() && self.contenders.is_empty() && self.rounds >= 5;
-        let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers.svg");
+        let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("peers.svg");
         self.chart.clone().or_else(|| complete.then(usual))
     }
 
@@ -138,7 +138,7 @@ fn report(
 fn command_line() -> String {
     let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let separator = if args.is_empty() { "" } else { " -- " };
-    format!("cargo bench --bench peers{separator}{}", args.join(" "))
+    format!("cargo bench -p tinylb-benches --bench peers{separator}{}", args.join(" "))
 }
 
 /// How many pairs the descriptors that there may be suffice for, more than any measurement has if possible.

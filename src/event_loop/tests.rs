@@ -1133,7 +1133,7 @@ fn c3_10_a_reset_that_shows_in_a_write_is_passed_on_after_what_its_peer_had_sent
 #[test]
 fn c6_5_a_pair_whose_backend_has_finished_is_half_closed_too_and_may_be_idle_for_less() {
     let backend = Scripted::new("a").then(connects()).then(connects());
-    for (idle, ends_as) in [(None, "half-closed timeout"), (Some(5 * SECOND), "idle timeout")] {
+    for (idle, ends_as) in [(None, "half closed timeout"), (Some(5 * SECOND), "idle timeout")] {
         let limits = Limits { idle_timeout: idle, half_closed_timeout: 10 * SECOND, ..LIMITS };
         let mut rig = Rig::with(limits, 9, &[("a", &backend)]);
         let (_, server) = rig.pair(Script::new(), &backend);
@@ -1164,7 +1164,7 @@ fn c6_5_time_outs_count_from_the_last_byte_and_only_where_they_apply() {
     rig.pass(9 * SECOND);
     assert_eq!(rig.notes.take(), ["0 connected a"]);
     rig.pass(SECOND);
-    assert_eq!(rig.notes.take(), ["0 ended: half-closed timeout"]);
+    assert_eq!(rig.notes.take(), ["0 ended: half closed timeout"]);
 
     let idle = Scripted::new("b").then(connects());
     rig.update(&[("b", &idle)]);

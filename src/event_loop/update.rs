@@ -58,9 +58,13 @@ impl EventLoop {
                         continue;
                     }
                     let (assignment, backend) = dialling.take_backend();
-                    assignment.map(|assignment| self.cx.pool.release(assignment));
+                    if let Some(assignment) = assignment {
+                        self.cx.pool.release(assignment);
+                    }
                     applied.cancelled += usize::from(backend.is_some());
-                    backend.map(|backend| batch.push_dial(backend));
+                    if let Some(backend) = backend {
+                        batch.push_dial(backend);
+                    }
                     let has_candidate = self.cx.pool.has_candidate(&mut dialling.tried);
                     if !has_candidate {
                         // In this step, so that "applied" holds for this client too.

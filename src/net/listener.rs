@@ -95,11 +95,13 @@ mod tests {
 
     #[test]
     fn c9_1_a_unix_listener_that_blocks_is_made_non_blocking() {
-        let directory = tempfile::tempdir().unwrap();
-        let bind = |name| std::os::unix::net::UnixListener::bind(directory.path().join(name));
+        let directory = std::env::temp_dir().join(format!("tinylb-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let bind = |name| std::os::unix::net::UnixListener::bind(directory.join(name));
         let (one, two) = (bind("one").unwrap(), bind("two").unwrap());
         assert!(is_nonblocking(one.try_clone().unwrap(), &one));
         let of_mio = mio::net::UnixListener::from_std(two.try_clone().unwrap());
         assert!(is_nonblocking(of_mio, &two));
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -142,8 +142,12 @@ mod tests {
                 let mut common = BTreeSet::new();
                 for position in 0..length {
                     let in_which = draw(&mut random, 5);
-                    [in_which < 2, in_which == 2].map(|is_in| is_in.then(|| a.insert(position)));
-                    [in_which < 1, in_which == 3].map(|is_in| is_in.then(|| b.insert(position)));
+                    if in_which <= 2 {
+                        a.insert(position);
+                    }
+                    if in_which == 0 || in_which == 3 {
+                        b.insert(position);
+                    }
                     if in_which == 0 {
                         common.insert(position);
                     }

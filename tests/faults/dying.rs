@@ -10,7 +10,7 @@ use tinylb::{BackendSet, EndReason, Server, TcpBackend};
 use crate::faulty::{Call, Fault, FaultyBackend, Lab, Moment, Side};
 use crate::rig::Rig;
 use crate::talk::{Order, Talk};
-use crate::util::{StreamEnd, connect, impatient, read_to_end, reset};
+use tinylb_tests::{StreamEnd, connect, impatient, read_to_end, reset};
 
 /// How a peer goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

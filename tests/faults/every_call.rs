@@ -13,7 +13,7 @@ use tinylb::{BackendSet, Control, EndReason, Server, TcpBackend};
 use crate::faulty::{Call, ERROR, Fault, FaultyBackend, Lab, Moment, Side};
 use crate::rig::{Books, Rig};
 use crate::talk::{HEADER, Order, Received, Talk};
-use crate::util::{PATIENCE, StreamEnd, connect, impatient, pattern, read_to_end};
+use tinylb_tests::{PATIENCE, StreamEnd, connect, impatient, pattern, read_to_end};
 
 /// Every call that is made on a stream, by the side of the pair.
 const CALLS: [(Side, Call); 16] = [

@@ -17,5 +17,3 @@ mod rig;
 mod shortages;
 mod signals;
 mod talk;
-#[path = "../util/mod.rs"]
-mod util;

@@ -10,7 +10,7 @@ use crate::faulty::{Call, Fault, Flags, Lab, Moment, Side};
 use crate::random::{Random, with_seeds};
 use crate::rig::Rig;
 use crate::talk::{Order, Talk};
-use crate::util::StreamEnd;
+use tinylb_tests::StreamEnd;
 
 const CLIENTS: u64 = 6;
 const TALKS: u64 = 5;
@@ -74,7 +74,7 @@ fn change_sets(rig: &Rig, chance: &mut Random) {
         };
         update
             .unwrap()
-            .wait_timeout(crate::util::PATIENCE)
+            .wait_timeout(tinylb_tests::PATIENCE)
             .unwrap()
             .expect("the update is not applied");
         rig.assert_adds_up();
@@ -92,7 +92,7 @@ fn c6_1_whatever_goes_wrong_what_arrives_is_true_and_each_client_is_accounted_fo
             .seed(seed)
             .max_connections(chance.within(2..12))
             .buffer_size(chance.pick(&[1, 100, 16 * 1024, 256 * 1024]));
-        let rig = Rig::with(builder, 3, &lab, crate::util::listener());
+        let rig = Rig::with(builder, 3, &lab, tinylb_tests::listener());
         let addr = rig.balancer.addr;
         let whole = thread::scope(|scope| {
             let client = |client| {

@@ -127,7 +127,7 @@ fn c6_1_so_it_does_over_unix_domain_sockets() {
     let listener = UnixListener::bind(&path).unwrap();
     let inner = Rig::with(Server::builder(), 1, &Arc::new(Lab::new(plan)), listener);
     let lab = Arc::new(Lab::new(plan));
-    let outer = Rig::with(Server::builder(), 0, &lab, crate::util::listener());
+    let outer = Rig::with(Server::builder(), 0, &lab, tinylb_tests::listener());
     let backend = FaultyBackend::new(UnixBackend::new(&path), &lab);
     outer.balancer.update([("a", backend)].into());
     for talk in talks(5_000) {

@@ -10,7 +10,7 @@ use tinylb::{EndReason, Server, TcpBackend};
 use crate::faulty::{Call, ERROR, Fault, FaultyBackend, Lab, Moment, PRIORITY, Side};
 use crate::rig::Rig;
 use crate::talk::{Order, Talk};
-use crate::util::connect;
+use tinylb_tests::connect;
 
 /// So many that their sockets are closed over several turns, when others have their slots already.
 const CROWD: usize = 300;

@@ -12,7 +12,7 @@ use tinylb::{
 
 use crate::faulty::{FaultyBackend, FaultyListener, Lab};
 use crate::talk::{Answering, Report};
-use crate::util::{Balancer, PATIENCE, wait_for};
+use tinylb_tests::{Balancer, PATIENCE, wait_for};
 
 /// A balancer with backends that answer.
 pub(crate) struct Rig {
@@ -27,7 +27,7 @@ impl Rig {
     /// With so many backends, named `a`, `b` and so on.
     #[track_caller]
     pub(crate) fn new(builder: Builder, backends: usize, lab: Lab) -> Self {
-        Self::with(builder, backends, &Arc::new(lab), crate::util::listener())
+        Self::with(builder, backends, &Arc::new(lab), tinylb_tests::listener())
     }
 
     #[track_caller]

@@ -12,7 +12,7 @@ use tinylb::{Builder, Ejection, EndReason, Server, Stats};
 use crate::faulty::{Call, Fault, Lab, Moment, Side};
 use crate::rig::Rig;
 use crate::talk::{Order, Talk};
-use crate::util::{assert_refused, wait_for};
+use tinylb_tests::{assert_refused, wait_for};
 
 const ENOMEM: i32 = 12;
 const ENFILE: i32 = 23;

@@ -10,7 +10,7 @@ use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
 use tinylb::{Client, Observer, Server};
 
-use crate::util::{Balancer, PATIENCE, TestBackend, assert_echo, set, wait_for};
+use tinylb_tests::{Balancer, PATIENCE, TestBackend, assert_echo, set, wait_for};
 
 /// Learns which thread it is on.
 #[derive(Clone, Default)]

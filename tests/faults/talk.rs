@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::faulty::Side;
 use crate::random::Random;
-use crate::util::{PATIENCE, StreamEnd, connect, impatient, read_to_end, reset};
+use tinylb_tests::{PATIENCE, StreamEnd, connect, impatient, read_to_end, reset};
 
 /// Which side ends its stream first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::faults::Faults;
 use crate::fleet::Target;
 use crate::history::Set;
 use crate::random::Random;
-use crate::util::PATIENCE;
+use tinylb_tests::PATIENCE;
 
 const KEYS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
 /// How many keys a set has at most.

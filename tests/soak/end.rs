@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::pattern::Pattern;
 use crate::plan::{Pace, Step};
 use crate::random::mix;
-use crate::util::PATIENCE;
 use crate::wire::{Kind, Wanted, Wire};
+use tinylb_tests::PATIENCE;
 
 /// The first bytes of a client that is announced: the number of its connection, and what proves it.
 pub(crate) const HEADER: usize = 16;

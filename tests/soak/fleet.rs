@@ -17,8 +17,8 @@ use crate::end::{Cut, End, Outcome, read_header};
 use crate::faults::{Faults, lock};
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::util::BlackHole;
 use crate::wire::{Kind, Place, Wire, wait_for_any};
+use tinylb_tests::BlackHole;
 
 /// How many clients may wait to be accepted: more than there are.
 const BACKLOG: i32 = 1024;
@@ -246,7 +246,7 @@ fn serve(shared: &Shared, wire: Wire, buffer: &mut [u8]) {
             shared.book.backend_reports(connection, report);
         }
         Err(Outcome::Cut(Cut::Closed)) if kind.sees_resets() => {
-            drop(shared.silent.fetch_add(1, Ordering::SeqCst))
+            shared.silent.fetch_add(1, Ordering::SeqCst);
         }
         Err(Outcome::Failed(failure)) => shared.faults.report(format!("a backend: {failure}")),
         Err(_) => {}

@@ -11,9 +11,6 @@
 //! depends on luck: what a plan cannot know (whether an update came in between) the balancer tells, and that it had reason
 //! to is checked too. A seed repeats the plans and the changes of the set, though not how threads take turns.
 
-#[path = "../util/mod.rs"]
-mod util;
-
 mod book;
 mod changes;
 mod clients;
@@ -44,7 +41,7 @@ use faults::Faults;
 use progress::Progress;
 use rest::{Baseline, Memory};
 use rig::{Rig, Run};
-use util::PATIENCE;
+use tinylb_tests::PATIENCE;
 use wire::Kind;
 
 /// Has two balancers bear mixed load while their sets change, and checks every byte of it.

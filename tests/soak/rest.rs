@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::faults::Faults;
-use crate::util::{PATIENCE, process};
+use tinylb_tests::{PATIENCE, process};
 
 /// How long the balancers are watched at rest, and how much CPU time they may take together, in ticks of 10 ms.
 const REST: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use tinylb::{AttemptFailed, BackendSet, Builder, EndReason, Ended, Observer};
 
 use crate::network::{Host, Network};
 use crate::switch::Weather;
-use crate::util::*;
+use tinylb_tests::*;
 
 /// What a busy machine may add to a time that was configured.
 pub(crate) const SLACK: Duration = Duration::from_secs(6);

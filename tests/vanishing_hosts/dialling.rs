@@ -7,7 +7,7 @@ use tinylb::{Builder, Ejection, Server};
 
 use crate::cast::{HostedBackend, SLACK, Scene, Traffic, Victim, Witness};
 use crate::switch::Weather;
-use crate::util::*;
+use tinylb_tests::*;
 
 /// A balancer whose next client goes to "a", which may vanish; "b" has traffic and stays.
 struct Stage {

@@ -27,9 +27,6 @@ mod silence;
 mod skip;
 #[cfg(target_os = "linux")]
 mod switch;
-#[cfg(target_os = "linux")]
-#[path = "../util/mod.rs"]
-mod util;
 
 #[cfg(not(target_os = "linux"))]
 #[test]

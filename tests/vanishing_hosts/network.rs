@@ -14,7 +14,6 @@ use nix::sched::{CloneFlags, setns};
 use crate::frame::Mac;
 use crate::skip;
 use crate::switch::{Port, Switch, Tally, Weather};
-use crate::util;
 
 /// Where `ip netns` keeps the namespaces that have names.
 const NAMES: &str = "/var/run/netns";
@@ -158,7 +157,7 @@ impl Host {
     /// A client on the host whose reads and writes fail rather than hang.
     #[track_caller]
     pub(crate) fn connect(&self, addr: SocketAddr) -> TcpStream {
-        self.on(|| util::connect(addr))
+        self.on(|| tinylb_tests::connect(addr))
     }
 
     fn interface(&self) -> String {

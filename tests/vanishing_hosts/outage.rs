@@ -6,7 +6,7 @@ use tinylb::{EndReason, Server};
 
 use crate::cast::{HostedBackend, Scene, Traffic, Victim};
 use crate::switch::Weather;
-use crate::util::*;
+use tinylb_tests::*;
 
 #[test]
 fn c6_1_an_outage_of_the_backend_host_shorter_than_the_limits_costs_no_byte() {

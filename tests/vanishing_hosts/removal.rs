@@ -8,7 +8,7 @@ use tinylb::{EndReason, Server};
 
 use crate::cast::{Rig, Scene, Victim, stuff};
 use crate::switch::Weather;
-use crate::util::*;
+use tinylb_tests::*;
 
 /// An update waits for nobody, so this is a busy machine's time. No limit of the balancer's is as short.
 const AT_ONCE: Duration = Duration::from_secs(5);

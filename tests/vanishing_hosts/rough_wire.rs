@@ -9,7 +9,7 @@ use tinylb::{EndReason, Server};
 
 use crate::cast::{HostedBackend, Scene};
 use crate::switch::Weather;
-use crate::util::*;
+use tinylb_tests::*;
 
 /// Enough of all to be felt, and little enough for a megabyte to come through within seconds.
 fn rough(seed: u64) -> Weather {

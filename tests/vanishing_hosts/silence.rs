@@ -7,7 +7,7 @@ use tinylb::{Builder, EndReason, Keepalive, Server};
 
 use crate::cast::{Rig, SLACK, Scene, Victim, stuff};
 use crate::switch::Weather;
-use crate::util::*;
+use tinylb_tests::*;
 
 const KEEPALIVE: Keepalive = Keepalive::new(Duration::from_secs(1), Duration::from_secs(1), 2);
 /// When keepalive gives a silent peer up.

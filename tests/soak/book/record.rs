@@ -6,8 +6,8 @@ use tinylb::EndReason;
 
 use crate::end::{Outcome, Report};
 use crate::plan::Brief;
-use crate::util::PATIENCE;
 use crate::verdict::{Case, Ending, PROMPT, judge};
+use tinylb_tests::PATIENCE;
 
 /// A connection, and what is known of it.
 pub(super) struct Record {

@@ -87,9 +87,9 @@ impl Host {
             for target in &open {
                 match limit {
                     _ if names.values().any(|named| named == target) => {
-                        drop(self.draining.remove(target))
+                        self.draining.remove(target);
                     }
-                    None => drop(self.draining.remove(target)),
+                    None => _ = self.draining.remove(target),
                     Some(limit) => {
                         let until = network.now + *limit;
                         let earliest =
@@ -143,7 +143,7 @@ impl Host {
     }
 
     fn cancel(&mut self, dial: Option<usize>, network: &mut Network) {
-        for socket in dial {
+        if let Some(socket) = dial {
             network.sockets[socket].is_over = true;
             self.cancelled.push(socket);
         }
