@@ -69,7 +69,7 @@ fn c8_3_starts_stops_and_differences_are_told_once_and_bytes_never() {
         &balancer,
         &[
             &format!("INFO 2 backends (added a, b); {nothing}"),
-            "INFO there are backends: clients are served",
+            "INFO there is a backend again: clients are served",
         ],
     );
     balancer.update(set([("a", one.addr), ("b", two.addr)]));

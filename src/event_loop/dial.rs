@@ -167,15 +167,13 @@ impl Dialler<'_> {
 
     fn pick(&mut self) -> Step {
         match self.cx.pool.pick(self.tried) {
-            Some(assignment) => {
-                self.dial(Candidate { assignment, attempt: 0, failed_locally: false })
-            }
+            Some(assignment) => self.dial(Candidate { assignment, attempt: 0, has_failed: false }),
             None => Step::Close(self.cx.refusal()),
         }
     }
 
     /// Begins to dial one address.
-    fn dial(&mut self, candidate: Candidate) -> Step {
+    fn dial(&mut self, mut candidate: Candidate) -> Step {
         match self.begin_dial(&candidate) {
             Ok((backend, preface)) => {
                 let give_up_at = after(self.now, self.cx.config.limits.connect_timeout);
@@ -193,7 +191,17 @@ impl Dialler<'_> {
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {
                 Step::Retry(Phase::Dial(candidate))
             }
-            Err(err) => self.attempt_failed(candidate, &err),
+            Err(err) if net::is_local_failure(&err) => {
+                let target_name = candidate.assignment.target_name();
+                if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
+                    warn!("no local address or port to reach {target_name}: {err}{suppressed}");
+                }
+                self.attempt_failed(candidate, &err)
+            }
+            Err(err) => {
+                candidate.has_failed = true;
+                self.attempt_failed(candidate, &err)
+            }
         }
     }
 
@@ -232,8 +240,9 @@ impl Dialler<'_> {
         Step::Connected { assignment, backend, preface }
     }
 
-    fn connect_failed(&mut self, connecting: Connecting, err: &io::Error) -> Step {
+    fn connect_failed(&mut self, mut connecting: Connecting, err: &io::Error) -> Step {
         connecting.backend.close(&self.cx.registry);
+        connecting.candidate.has_failed = true;
         self.attempt_failed(connecting.candidate, err)
     }
 
@@ -250,7 +259,6 @@ impl Dialler<'_> {
             error: err,
         });
         cx.pool.dial_failed(&candidate.assignment);
-        candidate.failed_locally |= net::is_local_failure(err);
         candidate.attempt += 1;
         if candidate.attempt < candidate.assignment.entry().backend().attempts() {
             return Step::Retry(Phase::Dial(candidate));
@@ -261,10 +269,10 @@ impl Dialler<'_> {
 
     /// Gives up a backend for this client, after its last address has failed.
     fn backend_failed(&mut self, candidate: Candidate, err: &io::Error) {
-        let Candidate { assignment, failed_locally, .. } = candidate;
+        let Candidate { assignment, has_failed, .. } = candidate;
         let entry = assignment.shared_entry();
         let (cx, now) = (&mut *self.cx, self.now);
-        let ejected_for = cx.pool.backend_failed(assignment, failed_locally, self.tried, now);
+        let ejected_for = cx.pool.backend_failed(assignment, has_failed, self.tried, now);
         let Some(time) = ejected_for else { return };
         if let Some(suppressed) = cx.ejection_warnings.pass(now) {
             let (key, target_name) = (entry.key(), entry.target_name());

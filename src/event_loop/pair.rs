@@ -118,8 +118,8 @@ pub(crate) struct Candidate {
     pub(crate) assignment: Assignment,
     /// Which of its dials: see `Backend::attempts`.
     pub(crate) attempt: u32,
-    /// Whether a dial failed for a reason that says nothing of the backend.
-    pub(crate) failed_locally: bool,
+    /// Whether a dial failed for a reason that says something of the backend.
+    pub(crate) has_failed: bool,
 }
 
 /// A dial in flight.

@@ -206,12 +206,13 @@ impl Pool {
         self.usage(assignment).dial_failures += 1;
     }
 
-    /// Gives a backend back whose addresses have all failed: the client does not try it again. If
-    /// that ejects it, returns for how long. Local failures say nothing of the backend.
+    /// Gives a backend back after the last of its addresses: the client does not try it again. If
+    /// that ejects it, returns for how long. It `has_failed` unless all failures were local, which
+    /// says nothing of the backend.
     pub(crate) fn backend_failed(
         &mut self,
         mut assignment: Assignment,
-        is_local: bool,
+        has_failed: bool,
         tried: &mut Tried,
         now: Instant,
     ) -> Option<Duration> {
@@ -219,7 +220,7 @@ impl Pool {
         let position = member.map(|id| self.members[id].position);
         tried.add(assignment.entry.clone(), position, self.version);
         let mut ejected_for = None;
-        if let Some(id) = member.filter(|_| !is_local) {
+        if let Some(id) = member.filter(|_| has_failed) {
             let was_probe = assignment.state == AssignmentState::Probing;
             let breaker = self.members[id].breaker;
             let ejection = &self.settings.ejection;

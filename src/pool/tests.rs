@@ -81,7 +81,7 @@ impl Rig {
     }
 
     fn fail(&mut self, assignment: Assignment) -> Option<Duration> {
-        self.pool.backend_failed(assignment, false, &mut Tried::default(), self.now)
+        self.pool.backend_failed(assignment, true, &mut Tried::default(), self.now)
     }
 
     fn ejected(&self) -> Vec<bool> {
@@ -131,14 +131,14 @@ fn c2_1_failover_takes_the_next_untried_and_moves_the_cursor() {
     let mut tried = Tried::default();
     let first = rig.pool.pick(&mut tried).unwrap();
     assert_eq!(first.key(), "a");
-    rig.pool.backend_failed(first, false, &mut tried, rig.now);
+    rig.pool.backend_failed(first, true, &mut tried, rig.now);
     let second = rig.pool.pick(&mut tried).unwrap();
     assert_eq!((second.key(), rig.picks(1)), ("b", "c".into()));
-    rig.pool.backend_failed(second, false, &mut tried, rig.now);
+    rig.pool.backend_failed(second, true, &mut tried, rig.now);
     let rest: Vec<_> = std::iter::from_fn(|| {
         let assignment = rig.pool.pick(&mut tried)?;
         let key = assignment.key().to_owned();
-        rig.pool.backend_failed(assignment, false, &mut tried, rig.now);
+        rig.pool.backend_failed(assignment, true, &mut tried, rig.now);
         Some(key)
     })
     .collect();
@@ -152,7 +152,7 @@ fn c5_3_what_was_tried_stays_tried_wherever_it_is_now_and_a_new_target_is_not() 
     let mut rig = Rig::new(&["b", "d"]);
     let mut tried = Tried::default();
     let failed = rig.pool.pick(&mut tried).unwrap();
-    rig.pool.backend_failed(failed, false, &mut tried, rig.now);
+    rig.pool.backend_failed(failed, true, &mut tried, rig.now);
     let mut next = |rig: &mut Rig, entries: &[&str]| {
         rig.replace(entries);
         let assignment = rig.pool.pick(&mut tried)?;
@@ -240,13 +240,13 @@ fn c5_5_local_failures_say_nothing() {
     let mut rig = Rig::new(&["a"]);
     for _ in 0..5 {
         let assignment = rig.pick();
-        let failed = rig.pool.backend_failed(assignment, true, &mut Tried::default(), rig.now);
+        let failed = rig.pool.backend_failed(assignment, false, &mut Tried::default(), rig.now);
         assert_eq!(failed, None);
     }
     let time = rig.eject("a");
     rig.pass(time);
     let probe = rig.pick();
-    rig.pool.backend_failed(probe, true, &mut Tried::default(), rig.now);
+    rig.pool.backend_failed(probe, false, &mut Tried::default(), rig.now);
     assert!(rig.pick().state == AssignmentState::Probing, "the next client probes");
 }
 
