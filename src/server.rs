@@ -11,7 +11,7 @@ use mio::{Events, Poll};
 use crate::builder::Builder;
 use crate::control::Control;
 use crate::error::Error;
-use crate::event_loop::EventLoop;
+use crate::event_loop::{Batch, Completeness, EventLoop};
 use crate::log::{info, warn};
 use crate::net::{Address, Readiness};
 use crate::stats::{EndReason, Summary};
@@ -60,22 +60,25 @@ impl Server {
         info!("listening on {}", control.local_addr());
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         let mut now = Instant::now();
-        let mut next = event_loop.turn(std::iter::empty(), now);
+        let mut next = event_loop.turn(Batch::none(now), now);
         while !event_loop.is_over() {
-            // Not since `now`: the turn took time.
-            let timeout =
-                next.map(|at| at.saturating_duration_since(Instant::now()).min(LONGEST_WAIT));
-            match poll.poll(&mut events, timeout) {
-                Ok(()) => {}
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => events.clear(),
+            let poll_began = Instant::now();
+            let timeout = next.map(|at| at.saturating_duration_since(poll_began).min(LONGEST_WAIT));
+            let completeness = match poll.poll(&mut events, timeout) {
+                Ok(()) if events.iter().count() < EVENTS_PER_TURN => Completeness::Complete,
+                Ok(()) => Completeness::Full,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {
+                    events.clear();
+                    Completeness::Interrupted
+                }
                 Err(err) => {
                     event_loop.stop(EndReason::Shutdown, now);
                     return Err(Error::Poll(err));
                 }
-            }
+            };
             now = Instant::now();
-            next = event_loop
-                .turn(events.iter().map(|event| (event.token(), Readiness::from(event))), now);
+            let events = events.iter().map(|event| (event.token(), Readiness::from(event)));
+            next = event_loop.turn(Batch { events, poll_began, completeness }, now);
         }
         Ok(event_loop.summary(now))
     }

@@ -42,12 +42,14 @@ impl EventLoop {
         self.step(slot, now, |dialler, phase| dialler.advance(phase));
     }
 
-    /// Gives up a dial in flight whose time is over.
+    /// Gives up a dial in flight whose time is over. Its stream is asked once more before.
     pub(super) fn time_out_dial(&mut self, slot: usize, now: Instant) {
         self.step(slot, now, |dialler, phase| match phase {
-            Phase::Connecting(connecting) => {
-                dialler.connect_failed(connecting, &io::ErrorKind::TimedOut.into())
-            }
+            Phase::Connecting(mut connecting) => match connecting.backend.check_connect() {
+                Ok(true) => dialler.connected(connecting),
+                Ok(false) => dialler.connect_failed(connecting, &io::ErrorKind::TimedOut.into()),
+                Err(err) => dialler.connect_failed(connecting, &err),
+            },
             other => Step::Wait(other),
         });
     }
@@ -151,13 +153,8 @@ struct Dialler<'a> {
 impl Dialler<'_> {
     fn advance(&mut self, phase: Phase) -> Step {
         match phase {
-            // A pair whose attempts fail at once is always queued, and its timer passes over it.
-            Phase::Pick | Phase::Dial(_) if self.give_up_at <= self.now => {
-                if let (Some(assignment), _) = phase.into_parts() {
-                    self.cx.pool.release(assignment);
-                }
-                Step::Close(EndReason::DialLimit)
-            }
+            // Its timer closes it. While it was queued, that could not fire.
+            Phase::Pick | Phase::Dial(_) if self.give_up_at <= self.now => Step::Wait(phase),
             Phase::Pick => self.pick(),
             Phase::Dial(candidate) => self.dial(candidate),
             Phase::AwaitDescriptor(_) => Step::Wait(phase), // see `retry_fd_waiters`

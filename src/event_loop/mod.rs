@@ -12,6 +12,7 @@
 
 mod accept;
 mod acceptor;
+mod batch;
 mod close_queue;
 mod commands;
 mod context;
@@ -34,6 +35,8 @@ use std::time::{Duration, Instant};
 use mio::{Registry, Token};
 
 use self::acceptor::Acceptor;
+use self::batch::CompleteUntil;
+pub(crate) use self::batch::{Batch, Completeness};
 use self::close_queue::{CloseQueue, ClosingBatch};
 pub(crate) use self::context::Config;
 use self::context::Context;
@@ -72,6 +75,8 @@ pub(crate) struct EventLoop {
     close_queue: CloseQueue,
     /// What is left of this turn's budgets.
     budget: Budget,
+    /// The time by which timeouts are judged.
+    complete_until: CompleteUntil,
     run_state: RunState,
     started_at: Option<Instant>,
     updates: u64,
@@ -117,6 +122,7 @@ impl EventLoop {
             fd_waiters: VecDeque::new(),
             close_queue: CloseQueue::default(),
             budget: Budget::default(),
+            complete_until: CompleteUntil::default(),
             run_state: RunState::Serving,
             started_at: None,
             updates: 0,
@@ -127,9 +133,12 @@ impl EventLoop {
     /// Runs one turn: handles the events, and all that is due by now. Returns when it wants to be
     /// called again at the latest, though nothing may have happened; `None` if it can wait for an
     /// event.
+    ///
+    /// Whatever ends a pair or a dial because of a timeout is judged by the time up to which events
+    /// are complete, all else by `now`.
     pub(crate) fn turn(
         &mut self,
-        events: impl Iterator<Item = (Token, Readiness)>,
+        batch: Batch<impl Iterator<Item = (Token, Readiness)>>,
         now: Instant,
     ) -> Option<Instant> {
         if self.started_at.is_none() {
@@ -138,13 +147,16 @@ impl EventLoop {
         }
         self.budget = Budget::default();
         self.cx.pool.end_ejections(now);
-        for (token, readiness) in events {
+        let (sources, mut events) = (self.sources(), 0);
+        for (token, readiness) in batch.events {
+            events += 1;
             match Source::from(token) {
                 Source::Mailbox => {} // it has woken the loop, which looks below
                 Source::Listener => self.acceptor.set_ready(),
                 Source::Pair(pair, side) => self.handle_event(pair, side, readiness, now),
             }
         }
+        self.complete_until.note(batch.poll_began, batch.completeness, events, sources);
         if let Some(requests) = self.mailbox.take_pending() {
             self.handle_commands(requests, now);
         }
@@ -184,6 +196,12 @@ impl EventLoop {
         let Context { pool, counters, .. } = &self.cx;
         let (backends, departed) = (pool.backend_stats(now), pool.departed());
         Stats { backends, departed, ..counters.clone() }
+    }
+
+    /// Returns how many event sources are registered, at most: both sockets of each pair, those
+    /// that are still to be closed, the listener and the waker.
+    fn sources(&self) -> usize {
+        2 * self.pairs.len() + self.close_queue.sockets() + 2
     }
 
     fn next_turn(&self, now: Instant) -> Option<Instant> {
@@ -295,7 +313,7 @@ impl EventLoop {
 
 /// Closing.
 impl EventLoop {
-    /// Closes a pair: in an orderly way if both streams have ended so, else by an abort.
+    /// Closes a pair: a side that was sent the end of stream in an orderly way, else by an abort.
     fn close_pair(&mut self, slot: usize, reason: EndReason, now: Instant) {
         let (client, backend) = self.detach(slot, reason, now);
         self.close(client, backend);
@@ -315,12 +333,12 @@ impl EventLoop {
                 (dialling.client, backend)
             }
             Stage::Relaying(relaying) => {
+                let is_removed = !self.cx.pool.serves(&relaying.assignment);
                 self.cx.ended(&client, &relaying, reason, now);
                 self.cx.pool.release(relaying.assignment);
-                let (mut client, mut backend) = relaying.duplex.into_sides();
-                if reason == EndReason::Finished {
-                    client.mark_orderly();
-                    backend.mark_orderly();
+                let (client, mut backend) = relaying.duplex.into_sides();
+                if is_removed {
+                    backend.mark_aborted();
                 }
                 (client, Some(backend))
             }

@@ -69,6 +69,11 @@ impl Direction {
         self.flow != Flow::Open
     }
 
+    /// Returns whether its source has ended, and its sink still has to be told.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.flow == Flow::Ending
+    }
+
     /// Returns whether its sink's stream has ended, too.
     pub(crate) fn has_ended(&self) -> bool {
         self.flow == Flow::Ended

@@ -11,8 +11,8 @@ use crate::net::{INTEREST, Readiness, Stream};
 /// It is registered once, edge-triggered: events set readiness, and only `WouldBlock` clears it.
 ///
 /// Closing a side aborts its stream, and so does dropping it, so that no peer takes what it got for
-/// complete, even if host code panics. Only after [`mark_orderly`](Self::mark_orderly) the stream
-/// ends in an orderly way.
+/// complete, even if host code panics. A side that was sent the end of stream is complete: it is
+/// closed plainly, and the kernel delivers what its peer has not read yet.
 pub(crate) struct Side {
     stream: Box<dyn Stream>,
     readable: bool,
@@ -156,7 +156,9 @@ impl Side {
 
     /// Ends the write side; `None` as in [`write`](Self::write).
     pub(crate) fn shutdown_write(&mut self) -> Option<()> {
-        self.attempt(|stream| stream.shutdown_write())
+        let ended = self.attempt(|stream| stream.shutdown_write());
+        self.is_orderly |= ended.is_some();
+        ended
     }
 
     /// Returns whether closing it now would also end its stream in an orderly way.
@@ -182,6 +184,11 @@ impl Side {
     /// written, then an end of stream.
     pub(crate) fn mark_orderly(&mut self) {
         self.is_orderly = true;
+    }
+
+    /// Has the stream aborted when the side is closed, even if it was sent the end.
+    pub(crate) fn mark_aborted(&mut self) {
+        self.is_orderly = false;
     }
 
     /// Closes the socket.

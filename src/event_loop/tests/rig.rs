@@ -182,7 +182,7 @@ impl Rig {
     }
 
     pub(super) fn turn(&mut self, events: &[(Token, Readiness)]) -> Option<Instant> {
-        let next = self.event_loop.turn(events.iter().copied(), self.now);
+        let next = self.event_loop.turn(self.batch(events), self.now);
         let stats = self.event_loop.stats(self.now);
         let (refused, ended) = (stats.refused.total(), stats.ended.total());
         assert_eq!(
@@ -194,6 +194,15 @@ impl Rig {
         let of_backends: u64 = stats.backends.iter().map(|backend| backend.usage.open).sum();
         assert_eq!(stats.open, of_backends + stats.departed.open);
         next
+    }
+
+    /// Returns the batch of a poll that began now and found no more than these events.
+    fn batch<'a>(
+        &self,
+        events: &'a [(Token, Readiness)],
+    ) -> Batch<impl Iterator<Item = (Token, Readiness)> + use<'a>> {
+        let completeness = Completeness::Complete;
+        Batch { events: events.iter().copied(), poll_began: self.now, completeness }
     }
 
     /// Turns until the loop would wait. Returns until when.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::steps::{Change, KEYS, Names};
+use super::super::tally::tally;
 use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
 use crate::net::Readiness;
@@ -117,10 +118,7 @@ impl Host {
     /// Dials of targets that are gone or drain are cancelled, and what was to be dialled again is
     /// not. They do not count as tried.
     fn cancel_dials(&mut self, changes: &[Change], network: &mut Network) {
-        let is_kept = |target: &str| {
-            changes.last().is_some_and(|last| last.is_naming(target))
-                && !changes.iter().any(|c| c.closes(target))
-        };
+        let is_kept = |target: &str| is_kept(changes, target);
         for socket in network.live().collect::<Vec<_>>() {
             if let Socket { dial: Some(dial), connect, partner: Some(client), .. } =
                 network.sockets[socket]
@@ -221,21 +219,43 @@ impl Host {
             assert_eq!(ended.backend, Some((key, target)));
             self.usage(key, &network.sockets[client]).open -= 1;
         }
+        if let Some(deadline) = self.deadline_of(client, ended, network) {
+            judge_timeout(deadline, client, network);
+        }
+        let socket = &network.sockets[client];
         if let (EndReason::DialLimit, Some(dial)) = (ended.reason, socket.partner) {
             let dial = &network.sockets[dial];
-            let is_told = dial.is_told || dial.is_dropped;
+            let is_told = dial.is_told || dial.is_dropped || dial.is_over;
             assert!(
-                is_told || dial.began + LIMITS.connect_timeout > network.now,
+                is_told
+                    || network
+                        .complete_until
+                        .is_none_or(|until| dial.began + LIMITS.connect_timeout > until),
                 "a failure is not told"
             );
         }
         if let Some(backend) = backend.filter(|_| !network.setting.failures) {
             judge_last_words(ended.reason, &network.sockets[client], &network.sockets[backend]);
             judge_last_words(ended.reason, &network.sockets[backend], &network.sockets[client]);
+            judge_complete_stream(ended.reason, client, backend, network);
+            judge_complete_stream(ended.reason, backend, client, network);
         }
-        if matches!(ended.reason, EndReason::NoBackend | EndReason::BackendsFailed) {
-            let dial = network.sockets[client].partner.filter(|dial| network.is_live(*dial));
-            self.cancel(dial, network); // as an update takes effect
+        // Refused as an update takes effect, or stopped in the same turn.
+        let may_be_cancelled = matches!(
+            ended.reason,
+            EndReason::NoBackend
+                | EndReason::BackendsFailed
+                | EndReason::Shutdown
+                | EndReason::DrainLimit
+        );
+        if may_be_cancelled {
+            let is_cancelled = |dial: &usize| {
+                let socket = &network.sockets[*dial];
+                let target = network.target(*dial);
+                let is_dial = network.is_live(*dial) && socket.connect != Connect::Known;
+                is_dial && !self.submitted.is_empty() && !is_kept(&self.submitted, target)
+            };
+            self.cancel(network.sockets[client].partner.filter(is_cancelled), network);
         }
         let is_unwatched = ended.reason == EndReason::LocalFailure;
         if !is_unwatched {
@@ -246,10 +266,37 @@ impl Host {
         for socket in [Some(client), backend].into_iter().flatten() {
             network.sockets[socket].is_over = true;
             network.sockets[socket].is_unwatched = is_unwatched;
-            network.sockets[socket].is_finished = ended.reason == EndReason::Finished;
+            network.sockets[socket].is_finished |= ended.reason == EndReason::Finished;
+            if Some(socket) == backend {
+                network.sockets[socket].must_be_aborted = match ended.reason {
+                    EndReason::TargetRemoved => Some(true),
+                    EndReason::DrainLimit => {
+                        self.draining_of(socket, network).is_none().then_some(false)
+                    }
+                    _ => Some(false),
+                };
+            }
             if ended.reason == EndReason::TargetRemoved {
                 self.removed.push(socket);
             }
+        }
+    }
+
+    /// Until when the pairs of a backend's target may go on, if it drains.
+    fn draining_of(&self, backend: usize, network: &Network) -> Option<Instant> {
+        self.draining.get(network.target(backend)).copied()
+    }
+
+    /// When the timeout was due that has ended a pair, if it was one.
+    fn deadline_of(&self, client: usize, ended: &Ended<'_>, network: &Network) -> Option<Instant> {
+        let socket = &network.sockets[client];
+        let partner = socket.partner.map(|partner| &network.sockets[partner]);
+        let active_at = partner.map_or(socket.active_at, |to| to.active_at.max(socket.active_at));
+        match ended.reason {
+            EndReason::IdleTimeout => LIMITS.idle_timeout.map(|limit| active_at + limit),
+            EndReason::HalfClosedTimeout => Some(active_at + LIMITS.half_closed_timeout),
+            EndReason::DialLimit => Some(socket.began + LIMITS.dial_limit),
+            _ => None,
         }
     }
 
@@ -341,6 +388,12 @@ impl Host {
     }
 }
 
+/// Whether a target may still be dialled after these updates.
+fn is_kept(changes: &[Change], target: &str) -> bool {
+    changes.last().is_some_and(|last| last.is_naming(target))
+        && !changes.iter().any(|change| change.closes(target))
+}
+
 /// Updates are in force: whatever has lost its target by any of them is over, though the target may have come back.
 fn judge_removal(changes: &[Change], network: &Network) {
     let is_closed = |target: &str| changes.iter().any(|change| change.closes(target));
@@ -352,6 +405,37 @@ fn judge_removal(changes: &[Change], network: &Network) {
         };
         assert!(!is_closed(target), "goes on though its target was removed");
         assert!(connect == Connect::Known || is_named(target), "still dialled though it drains");
+    }
+}
+
+/// A timeout has ended a pair: nothing was unread that had come before it was due.
+fn judge_timeout(deadline: Instant, client: usize, network: &Network) {
+    let side = &network.sockets[client];
+    let is_early = |since: Option<Instant>| since.is_some_and(|since| since <= deadline);
+    let is_connected = |socket: &Socket| socket.connect == Connect::Known;
+    let sides = [Some(side), side.partner.map(|partner| &network.sockets[partner])];
+    for (side, other) in [(sides[0], sides[1]), (sides[1], sides[0])] {
+        let Some(side) = side.filter(|side| !side.is_dropped) else { continue };
+        assert!(!is_early(side.event_since), "timed out while an event was unread");
+        assert!(side.connect != Connect::Up, "timed out though it is connected");
+        let Some(other) = other.filter(|other| is_connected(other) && is_connected(side)) else {
+            continue;
+        };
+        let may_move = !other.is_blocked && !other.is_broken && !side.is_broken;
+        assert!(!(may_move && is_early(side.unread_since)), "timed out while bytes were unread");
+        let is_steady = other.rate.is_some() && other.taken < other.preface + side.sent;
+        assert!(!(is_steady && other.is_blocked), "timed out though a steady reader reads");
+    }
+}
+
+/// A pair ends by the failure of a side, whose stream had ended before: that end is passed on.
+fn judge_complete_stream(reason: EndReason, from: usize, to: usize, network: &mut Network) {
+    let has_failed = matches!(reason, EndReason::ClientFailed | EndReason::BackendFailed);
+    let (source, sink) = (&network.sockets[from], &network.sockets[to]);
+    if has_failed && source.is_broken && source.end_was_read && !sink.is_broken {
+        assert!(network.is_ended_by_now(to), "an end that was read before the error is lost");
+        network.sockets[to].is_finished = true;
+        tally("ends delivered after an error");
     }
 }
 

@@ -8,6 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::super::pattern::bytes_of;
 use super::super::steps::{Change, Names};
+use super::super::tally::tally;
 use super::host::{ACCEPTS_PER_TURN, Host, LIMITS};
 use super::network::{Connect, Dial, Network, Socket, attempts};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
@@ -236,7 +237,7 @@ impl Stream for Wire {
 
     fn abort(&mut self) {
         let socket = &mut self.lock().0.sockets[self.socket];
-        assert!(!socket.is_finished || std::thread::panicking(), "an end that looks like a cut");
+        assert!(!socket.is_finished || std::thread::panicking(), "an end that looks like an abort");
         socket.is_aborted = true;
     }
 
@@ -309,10 +310,18 @@ impl Drop for Wire {
         }
         assert_eq!(socket.token, None, "dropped before it was deregistered");
         assert!(
-            socket.is_aborted || (socket.end_was_read && is_ended),
+            socket.is_aborted || socket.is_shut || (socket.end_was_read && is_ended),
             "an abort that looks like an end"
         );
-        let is_dial = socket.connect != Connect::Known && has_client;
+        if let Some(must_be_aborted) = socket.must_be_aborted.filter(|_| socket.is_shut) {
+            assert_eq!(socket.is_aborted, must_be_aborted, "a complete stream is closed plainly");
+        }
+        match (socket.held(), socket.is_aborted) {
+            (0, _) => {}
+            (_, true) => tally("bytes in a kernel, discarded by a reset"),
+            (_, false) => tally("bytes in a kernel, delivered by a plain close"),
+        }
+        let is_dial = socket.connect != Connect::Known && has_client && !socket.is_over;
         if let (Some(dial), Some(client)) = (socket.dial.filter(|_| is_dial), socket.partner) {
             if !host.submitted.is_empty() {
                 network.sockets[self.socket].is_over = true;
@@ -339,10 +348,11 @@ impl Listener for SimulatedListener {
         network.accepts_in_turn += 1;
         assert!(network.accepts_in_turn <= ACCEPTS_PER_TURN, "more than a turn has time for");
         assert!(!host.is_shut_down && host.drain_until.is_none(), "accepted in the end");
-        assert!(
-            !network.live().any(|socket| network.sockets[socket].lacks_descriptor),
-            "accepted before others are served"
-        );
+        let is_waiting = |socket: usize| {
+            let Socket { lacks_descriptor, began, .. } = network.sockets[socket];
+            lacks_descriptor && began + LIMITS.dial_limit > network.now
+        };
+        assert!(!network.live().any(is_waiting), "accepted before others are served");
         if network.backlog.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -535,6 +545,7 @@ impl Observer for Witness {
             let has_failed = backend.is_broken || backend.connect == Connect::Refused;
             let is_late = backend.began + LIMITS.connect_timeout <= network.now;
             assert!(has_failed || is_late, "given up before its time");
+            assert!(has_failed || backend.connect != Connect::Up, "given up though connected");
         }
         host.judge_failed_attempt(*dial, client);
         if let Some(backend) = client.partner.filter(|backend| is_its(&&network.sockets[*backend]))

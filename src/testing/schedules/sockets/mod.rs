@@ -276,7 +276,7 @@ impl Player {
             Action::Happen { peer, what } => self.happen(*peer, *what),
             Action::Drain(limit) => self.drain(*limit),
             Action::Shutdown => self.shut_down(),
-            Action::Turn => drop(self.go_on()),
+            Action::Turn | Action::Storm(_) => drop(self.go_on()),
             Action::Pass { .. } | Action::Settle => self.settle(),
         }
     }
