@@ -181,8 +181,20 @@ impl Rig {
         rig
     }
 
+    /// Turns with a poll that began now and found no more than these events.
     pub(super) fn turn(&mut self, events: &[(Token, Readiness)]) -> Option<Instant> {
-        let next = self.event_loop.turn(self.batch(events), self.now);
+        self.turn_after(events, self.now, Completeness::Complete)
+    }
+
+    /// Turns with what a poll returned that began earlier.
+    pub(super) fn turn_after(
+        &mut self,
+        events: &[(Token, Readiness)],
+        poll_began: Instant,
+        completeness: Completeness,
+    ) -> Option<Instant> {
+        let batch = Batch { events: events.iter().copied(), poll_began, completeness };
+        let next = self.event_loop.turn(batch, self.now);
         let stats = self.event_loop.stats(self.now);
         let (refused, ended) = (stats.refused.total(), stats.ended.total());
         assert_eq!(
@@ -194,15 +206,6 @@ impl Rig {
         let of_backends: u64 = stats.backends.iter().map(|backend| backend.usage.open).sum();
         assert_eq!(stats.open, of_backends + stats.departed.open);
         next
-    }
-
-    /// Returns the batch of a poll that began now and found no more than these events.
-    fn batch<'a>(
-        &self,
-        events: &'a [(Token, Readiness)],
-    ) -> Batch<impl Iterator<Item = (Token, Readiness)> + use<'a>> {
-        let completeness = Completeness::Complete;
-        Batch { events: events.iter().copied(), poll_began: self.now, completeness }
     }
 
     /// Turns until the loop would wait. Returns until when.
