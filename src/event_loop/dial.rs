@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use super::EventLoop;
 use super::context::Context;
-use super::pair::{Candidate, ClientInfo, Connecting, Dialling, Pair, Phase, Relaying, Stage};
+use super::pair::{
+    Candidate, ClientInfo, Connecting, DialTimeout, Dialling, Pair, Phase, Relaying, Stage,
+};
 use super::pair_table::Queue;
 use super::token::{PairSide, PairToken};
 use crate::backend::{Dial, DialRequest};
@@ -42,16 +44,13 @@ impl EventLoop {
         self.step(slot, now, |dialler, phase| dialler.advance(phase));
     }
 
-    /// Gives up a dial in flight whose time is over. Its stream is asked once more before.
-    pub(super) fn time_out_dial(&mut self, slot: usize, now: Instant) {
-        self.step(slot, now, |dialler, phase| match phase {
-            Phase::Connecting(mut connecting) => match connecting.backend.check_connect() {
-                Ok(true) => dialler.connected(connecting),
-                Ok(false) => dialler.connect_failed(connecting, &io::ErrorKind::TimedOut.into()),
-                Err(err) => dialler.connect_failed(connecting, &err),
-            },
-            other => Step::Wait(other),
-        });
+    /// Gives up an attempt whose time is over, or the client if the time for all attempts is. A dial
+    /// in flight is asked once more before.
+    pub(super) fn time_out_dial(&mut self, slot: usize, timeout: DialTimeout, now: Instant) {
+        self.step(slot, now, |dialler, phase| dialler.time_out(phase, timeout));
+        if matches!(self.pairs.get_mut(slot), Some(Pair { stage: Stage::Relaying(_), .. })) {
+            self.pairs.enqueue(slot, Queue::Ready);
+        }
     }
 
     /// Takes the next steps of clients that were queued to dial again.
@@ -159,6 +158,33 @@ impl Dialler<'_> {
             Phase::Dial(candidate) => self.dial(candidate),
             Phase::AwaitDescriptor(_) => Step::Wait(phase), // see `retry_fd_waiters`
             Phase::Connecting(connecting) => self.check_connect(connecting),
+        }
+    }
+
+    fn time_out(&mut self, phase: Phase, timeout: DialTimeout) -> Step {
+        let step = match phase {
+            Phase::Connecting(mut connecting) => match connecting.backend.check_connect() {
+                Ok(true) => return self.connected(connecting),
+                Err(err) => self.connect_failed(connecting, &err),
+                Ok(false) if timeout == (DialTimeout::All { attempt_too: false }) => {
+                    Step::Wait(Phase::Connecting(connecting))
+                }
+                Ok(false) => self.connect_failed(connecting, &io::ErrorKind::TimedOut.into()),
+            },
+            other => Step::Wait(other),
+        };
+        match (step, timeout) {
+            (Step::Wait(phase) | Step::Retry(phase), DialTimeout::All { .. }) => {
+                let (assignment, backend) = phase.into_parts();
+                if let Some(assignment) = assignment {
+                    self.cx.pool.release(assignment);
+                }
+                if let Some(backend) = backend {
+                    backend.close(&self.cx.registry);
+                }
+                Step::Close(EndReason::DialLimit)
+            }
+            (step, _) => step,
         }
     }
 

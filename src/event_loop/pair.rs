@@ -78,12 +78,18 @@ pub(crate) struct Limits {
 /// A timeout that has fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timeout {
-    /// One attempt has taken too long; there is time for another.
-    Attempt,
-    /// All attempts have. The last one has failed only if it had its full time.
-    DialLimit { attempt_too: bool },
+    Dial(DialTimeout),
     /// The pair has been idle or half-closed for too long.
     Relay(EndReason),
+}
+
+/// What has taken too long for a client that waits for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DialTimeout {
+    /// One attempt has; there is time for another.
+    Attempt,
+    /// All attempts have. The last one has failed only if it had its full time.
+    All { attempt_too: bool },
 }
 
 /// A client that waits for a backend.
@@ -162,10 +168,12 @@ impl Dialling {
     fn timeout(&self, now: Instant) -> Option<Timeout> {
         let attempt_too =
             matches!(&self.phase, Phase::Connecting(connecting) if connecting.give_up_at <= now);
-        match self.give_up_at <= now {
-            true => Some(Timeout::DialLimit { attempt_too }),
-            false => attempt_too.then_some(Timeout::Attempt),
-        }
+        let timeout = match self.give_up_at <= now {
+            true => DialTimeout::All { attempt_too },
+            false if attempt_too => DialTimeout::Attempt,
+            false => return None,
+        };
+        Some(Timeout::Dial(timeout))
     }
 }
 

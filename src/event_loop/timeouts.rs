@@ -37,13 +37,7 @@ impl EventLoop {
                 }
             }
             Some(Timeout::Relay(reason)) => self.close_pair(slot, reason, now),
-            Some(Timeout::Attempt) => self.time_out_dial(slot, now),
-            Some(Timeout::DialLimit { attempt_too }) => {
-                if attempt_too {
-                    self.time_out_dial(slot, now);
-                }
-                self.close_pair(slot, EndReason::DialLimit, now);
-            }
+            Some(Timeout::Dial(timeout)) => self.time_out_dial(slot, timeout, now),
         }
     }
 }

@@ -96,14 +96,29 @@ fn c7_5_a_dial_that_was_answered_meanwhile_has_not_timed_out() {
 fn c7_5_a_dial_is_asked_once_more_before_it_is_given_up() {
     let a = Scripted::new("a").then(connects());
     let mut rig = Rig::new(&[("a", &a)]);
-    rig.client(Script::new());
+    let client = rig.client(Script::new());
+    client.then_reads([Act::Data(b"question".to_vec())]);
+    rig.event(&client, READABLE);
     rig.pass(LIMITS.connect_timeout);
     assert_eq!(rig.notes.take(), ["0 connected a"]);
+    assert_eq!(a.dialled()[0].written(), b"question");
     let b = Scripted::new("b").then(Ok(Script::new().connect([Err(ErrorKind::ConnectionRefused)])));
     let mut rig = Rig::new(&[("b", &b)]);
     rig.client(Script::new());
     rig.pass(LIMITS.connect_timeout);
     assert_eq!(rig.notes.take()[0], "0 failed b/0: connection refused");
+}
+
+#[test]
+fn c7_5_a_dial_is_asked_once_more_at_the_dial_limit_too() {
+    for connect_timeout in [15 * SECOND, 20 * SECOND] {
+        let limits = Limits { connect_timeout, ..LIMITS };
+        let a = Scripted::new("a").then(connects());
+        let mut rig = Rig::with(limits, usize::MAX, &[("a", &a)]);
+        rig.client(Script::new());
+        rig.pass(limits.dial_limit);
+        assert_eq!(rig.notes.take(), ["0 connected a"]);
+    }
 }
 
 #[test]
@@ -173,16 +188,29 @@ fn c3_10_the_backend_of_a_removed_target_is_reset_even_if_it_was_sent_the_end() 
 
 #[test]
 fn c6_4_an_end_that_was_read_before_an_error_is_delivered_to_a_slow_reader() {
-    let answer = [Act::Data(b"answer".to_vec()), Act::End];
-    let a = Scripted::new("a").then(Ok(Script::new().reads(answer)));
+    let a = Scripted::new("a").then(connects());
     let mut rig = Rig::new(&[("a", &a)]);
-    let (client, server) = rig.pair(Script::new().takes([2, 0]), &a);
-    rig.event(&server, READABLE);
+    let (client, server) = rig.pair(Script::new().takes([2, 0]).shutdown_blocks(1), &a);
+    server.then_reads([Act::Data(b"answer".to_vec()), Act::End]);
+    rig.event(&server, Readiness { read_closed: true, ..READABLE });
     server.then_error(ErrorKind::ConnectionReset);
-    let error = Readiness { error: true, ..Readiness::default() };
-    rig.event(&server, error);
+    rig.event(&server, Readiness { error: true, ..Readiness::default() });
     assert!(!client.is_dropped() && client.written() == b"an");
-    rig.event(&client, Readiness { writable: true, ..Readiness::default() });
-    assert!(client.is_shut() && !client.is_aborted() && client.written() == b"answer");
+    let writable = Readiness { writable: true, ..Readiness::default() };
+    rig.event(&client, writable);
+    assert!(!client.is_dropped() && client.written() == b"answer", "its end is still held back");
+    rig.event(&client, writable);
+    assert!(client.is_shut() && !client.is_aborted());
     assert_eq!(rig.notes.take().pop().unwrap(), "0 ended: backend failed");
+}
+
+#[test]
+fn c6_4_an_end_that_is_read_after_an_error_is_none() {
+    let a = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &a)]);
+    let (client, server) = rig.pair(Script::new(), &a);
+    server.then_reads([Act::Data(b"answer".to_vec()), Act::End]);
+    server.then_error(ErrorKind::ConnectionReset);
+    rig.event(&server, Readiness { error: true, read_closed: true, ..READABLE });
+    assert!(client.is_aborted() && !client.is_shut() && client.written() == b"answer");
 }

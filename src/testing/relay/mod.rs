@@ -248,7 +248,7 @@ impl Game {
             (backend.written, client.written)
         );
         if !client.has_told && !backend.has_told {
-            let most = (budget + self.scratch.len()) as u64;
+            let most = (budget + 2 * self.scratch.len()) as u64; // the last of a stream is read ahead
             assert!(
                 read.iter().all(|read| *read < most),
                 "C6.6: {read:?} bytes, {budget} allowed: {wires:?}"

@@ -422,7 +422,11 @@ fn judge_timeout(deadline: Instant, client: usize, network: &Network) {
             continue;
         };
         let may_move = !other.is_blocked && !other.is_broken && !side.is_broken;
-        assert!(!(may_move && is_early(side.unread_since)), "timed out while bytes were unread");
+        assert!(
+            !(may_move && is_early(side.unread_since)),
+            "timed out while bytes were unread: {side:?} {other:?} now {:?} deadline {deadline:?}",
+            network.now
+        );
         let is_steady = other.rate.is_some() && other.taken < other.preface + side.sent;
         assert!(!(is_steady && other.is_blocked), "timed out though a steady reader reads");
     }

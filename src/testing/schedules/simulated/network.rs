@@ -42,6 +42,7 @@ pub(super) struct Dial {
 }
 
 /// A socket of the balancer's, with its peer.
+#[derive(Debug)]
 pub(super) struct Socket {
     /// Which dial it came of; `None` for a client.
     pub(super) dial: Option<Dial>,
