@@ -35,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) counters: Stats,
     pub(crate) accept_warnings: LogLimit,
     pub(crate) dial_warnings: LogLimit,
+    pub(crate) port_warnings: LogLimit,
     pub(crate) ejection_warnings: LogLimit,
     /// Whether the log says that there is no backend.
     warned_of_no_backend: bool,
@@ -56,6 +57,7 @@ impl Context {
             counters: Stats::default(),
             accept_warnings: LogLimit::default(),
             dial_warnings: LogLimit::default(),
+            port_warnings: LogLimit::default(),
             ejection_warnings: LogLimit::default(),
             warned_of_no_backend: false,
         }

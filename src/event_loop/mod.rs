@@ -13,6 +13,7 @@
 mod accept;
 mod acceptor;
 mod batch;
+mod busy_queue;
 mod close_queue;
 mod commands;
 mod context;
@@ -37,6 +38,7 @@ use mio::{Registry, Token};
 use self::acceptor::Acceptor;
 use self::batch::CompleteUntil;
 pub(crate) use self::batch::{Batch, Completeness};
+use self::busy_queue::BusyQueue;
 use self::close_queue::{CloseQueue, ClosingBatch};
 pub(crate) use self::context::Config;
 use self::context::Context;
@@ -72,6 +74,7 @@ pub(crate) struct EventLoop {
     /// The pairs that wait for a descriptor to dial with, in order of arrival. Some may have been
     /// closed since.
     fd_waiters: VecDeque<PairToken>,
+    busy_queue: BusyQueue,
     close_queue: CloseQueue,
     /// What is left of this turn's budgets.
     budget: Budget,
@@ -97,10 +100,14 @@ impl Default for Budget {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RunState {
+    /// Before the first turn.
+    Starting,
     Serving,
-    /// No client is accepted any more. When the limit runs out, the rest are aborted.
+    /// Clients that wait in the backlog are accepted, so many at most, and no others. When the limit
+    /// runs out, the rest are aborted.
     Draining {
         until: Instant,
+        accepts_left: usize,
     },
     Over,
 }
@@ -120,10 +127,11 @@ impl EventLoop {
             pairs: PairTable::default(),
             timers: Timers::default(),
             fd_waiters: VecDeque::new(),
+            busy_queue: BusyQueue::default(),
             close_queue: CloseQueue::default(),
             budget: Budget::default(),
             complete_until: CompleteUntil::default(),
-            run_state: RunState::Serving,
+            run_state: RunState::Starting,
             started_at: None,
             updates: 0,
             cx: Context::new(config, registry, pool, observer),
@@ -141,7 +149,7 @@ impl EventLoop {
         batch: Batch<impl Iterator<Item = (Token, Readiness)>>,
         now: Instant,
     ) -> Option<Instant> {
-        if self.started_at.is_none() {
+        if self.run_state == RunState::Starting {
             self.started_at = Some(now);
             self.mailbox.start();
         }
@@ -160,10 +168,14 @@ impl EventLoop {
         if let Some(requests) = self.mailbox.take_pending() {
             self.handle_commands(requests, now);
         }
+        if self.run_state == RunState::Starting {
+            self.run_state = RunState::Serving;
+        }
         self.close_some();
         self.drive_relays(now);
         self.handle_timeouts(now);
         self.retry_fd_waiters(now);
+        self.retry_busy(now);
         self.drive_dials(now);
         self.accept(now);
         // Only now, so that no event of this turn reaches a later occupant of a slot.
@@ -211,12 +223,17 @@ impl EventLoop {
             return Some(now);
         }
         let drain_limit = match self.run_state {
-            RunState::Draining { until } => Some(until),
+            RunState::Draining { until, .. } => Some(until),
             _ => None,
         };
         let target_limit = self.cx.pool.next_drain_limit();
-        let times =
-            [self.timers.earliest(), self.acceptor.paused_until(), target_limit, drain_limit];
+        let times = [
+            self.timers.earliest(),
+            self.acceptor.paused_until(),
+            self.busy_queue.retry_at(now),
+            target_limit,
+            drain_limit,
+        ];
         times.into_iter().flatten().min()
     }
 }

@@ -54,6 +54,11 @@ impl Pair {
         matches!(dialling.phase, Phase::AwaitDescriptor(_))
     }
 
+    pub(crate) fn awaits_busy(&self) -> bool {
+        let Stage::Dialling(dialling) = &self.stage else { return false };
+        matches!(dialling.phase, Phase::AwaitBusy)
+    }
+
     /// Returns which of its timeouts has fired by now.
     pub(crate) fn timeout(&self, limits: &Limits, now: Instant) -> Option<Timeout> {
         match &self.stage {
@@ -103,6 +108,8 @@ pub(crate) struct Dialling {
 /// What comes next on the way to a backend.
 ///
 /// ```text
+/// AwaitBusy
+///  ↓ ↑ all that is left is busy
 /// Pick ──> Dial ──begun──> Connecting ──connected──> (relaying)
 ///  ↑ ↑      ↑ ↓ no descriptor   │ failed
 ///  │ │  AwaitDescriptor         │
@@ -116,6 +123,8 @@ pub(crate) enum Phase {
     Dial(Candidate),
     /// Dial once a descriptor is free. Without a candidate, pick one first.
     AwaitDescriptor(Option<Candidate>),
+    /// Pick a backend once a busy one may have room.
+    AwaitBusy,
     Connecting(Connecting),
 }
 
@@ -126,6 +135,12 @@ pub(crate) struct Candidate {
     pub(crate) attempt: u32,
     /// Whether a dial failed for a reason that says something of the backend.
     pub(crate) has_failed: bool,
+}
+
+impl Candidate {
+    pub(crate) fn new(assignment: Assignment) -> Self {
+        Self { assignment, attempt: 0, has_failed: false }
+    }
 }
 
 /// A dial in flight.
@@ -181,7 +196,7 @@ impl Phase {
     /// Returns the backend that the client was given, if it has one.
     pub(crate) fn assignment(&self) -> Option<&Assignment> {
         match self {
-            Self::Pick | Self::AwaitDescriptor(None) => None,
+            Self::Pick | Self::AwaitDescriptor(None) | Self::AwaitBusy => None,
             Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
                 Some(&candidate.assignment)
             }
@@ -192,7 +207,7 @@ impl Phase {
     /// Takes the phase apart: what is to be released, and to be aborted.
     pub(crate) fn into_parts(self) -> (Option<Assignment>, Option<Side>) {
         match self {
-            Self::Pick | Self::AwaitDescriptor(None) => (None, None),
+            Self::Pick | Self::AwaitDescriptor(None) | Self::AwaitBusy => (None, None),
             Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
                 (Some(candidate.assignment), None)
             }

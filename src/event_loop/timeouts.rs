@@ -23,7 +23,7 @@ impl EventLoop {
         if self.cx.pool.next_drain_limit().is_some_and(|until| until <= complete_until) {
             self.end_drained(complete_until, now);
         }
-        if matches!(self.run_state, RunState::Draining { until } if until <= complete_until) {
+        if matches!(self.run_state, RunState::Draining { until, .. } if until <= complete_until) {
             self.stop(EndReason::DrainLimit, now);
         }
     }

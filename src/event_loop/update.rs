@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::EventLoop;
 use super::close_queue::{ClosingBatch, Next, Report};
-use super::pair::{Pair, Stage};
+use super::pair::{Pair, Phase, Stage};
 use super::pair_table::Queue;
 use crate::log::{counted, info};
 use crate::mailbox::UpdateRequest;
@@ -29,6 +29,7 @@ impl EventLoop {
         if replaced.affects_pairs {
             self.end_unserved(&mut applied, &mut batch, now);
         }
+        self.release_busy(&mut batch, now);
         log_update(&replaced.difference, &applied);
         self.cx.log_whether_served();
         let UpdateRequest { applied: reply, updates } = request;
@@ -74,6 +75,26 @@ impl EventLoop {
                         self.pairs.enqueue(slot, Queue::Dial);
                     }
                 }
+            }
+        }
+    }
+
+    /// Has the clients that wait for busy backends pick anew at once.
+    fn release_busy(&mut self, batch: &mut ClosingBatch, now: Instant) {
+        for token in self.busy_queue.take() {
+            let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.find(token) else {
+                continue; // closed meanwhile
+            };
+            if !matches!(dialling.phase, Phase::AwaitBusy) {
+                continue;
+            }
+            dialling.phase = Phase::Pick;
+            dialling.tried.forget_busy();
+            if self.cx.pool.has_candidate(&mut dialling.tried) {
+                self.pairs.enqueue(token.slot, Queue::Dial);
+            } else {
+                let (client, backend) = self.detach(token.slot, self.cx.refusal(), now);
+                batch.push_pair(client, backend);
             }
         }
     }

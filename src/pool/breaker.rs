@@ -77,6 +77,10 @@ impl Breaker {
         }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+
     /// Returns the breaker after a failed dial, and the time of the ejection if there is one.
     ///
     /// Unless the breaker is closed, only the probe's failure counts: others are of dials that were

@@ -16,7 +16,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::arena::{Arena, Id};
+use self::arena::Arena;
+pub(crate) use self::arena::Id;
 use self::breaker::Breaker;
 pub use self::breaker::Ejection;
 pub(crate) use self::difference::Difference;
@@ -50,6 +51,8 @@ pub(crate) struct Pool {
     candidates: PositionSet,
     /// Those of them whose breaker lets the next client through.
     available: PositionSet,
+    /// Those of them whose breaker is closed.
+    closed: PositionSet,
     /// When ejections end. Kept in step by [`set_breaker`](Self::set_breaker).
     ejection_ends: BTreeSet<(Instant, usize)>,
     targets: Arena<Target>,
@@ -74,7 +77,7 @@ struct Member {
 }
 
 /// What one or more keys name, or named until it began to drain.
-struct Target {
+pub(crate) struct Target {
     name: Arc<str>,
     /// How many keys of the set name it.
     keys: usize,
@@ -122,6 +125,22 @@ impl Assignment {
     }
 }
 
+/// What came of a pick.
+pub(crate) enum Picked {
+    Backend(Assignment),
+    /// All that is left to try is busy. The client waits for this target.
+    Busy(Id<Target>),
+    /// Nothing is left to try.
+    None,
+}
+
+#[cfg(test)]
+impl Picked {
+    fn backend(self) -> Option<Assignment> {
+        if let Self::Backend(assignment) = self { Some(assignment) } else { None }
+    }
+}
+
 /// What came of replacing the set.
 pub(crate) struct Replaced {
     pub(crate) difference: Difference,
@@ -143,6 +162,7 @@ impl Pool {
             version: 0,
             candidates: PositionSet::default(),
             available: PositionSet::default(),
+            closed: PositionSet::default(),
             ejection_ends: BTreeSet::new(),
             targets: Arena::default(),
             target_by_name: HashMap::new(),
@@ -159,20 +179,40 @@ impl Pool {
 
 /// Picking, and what becomes of it.
 impl Pool {
-    /// Returns whether a client that has tried so much can be given another backend.
+    /// Returns whether a client that has tried so much can be given another backend, or can wait for
+    /// a busy one.
     pub(crate) fn has_candidate(&self, tried: &mut Tried) -> bool {
-        !self.untried(tried).is_empty()
+        !self.untried(tried).is_empty() || self.next_busy(tried).is_some()
+    }
+
+    /// Returns how many other backends the client of an assignment may still be given: while the
+    /// breaker of any is closed, only those.
+    pub(crate) fn others_left(&self, assignment: &Assignment, tried: &mut Tried) -> usize {
+        let own = self.members.get(assignment.member).map(|member| member.position);
+        let busy = tried.busy().iter().filter_map(|entry| self.position_of(entry)).count();
+        let untried = self.untried(tried);
+        let count = |set: &PositionSet| {
+            let is_own = own.is_some_and(|own| untried.contains(own) && set.contains(own));
+            untried.count_common(set) - usize::from(is_own)
+        };
+        match count(&self.closed) + busy {
+            0 => count(untried),
+            closed => closed,
+        }
     }
 
     /// Picks the next backend of the rotation that the client has not tried. One that is not
-    /// available is picked only if no other is left.
-    pub(crate) fn pick(&mut self, tried: &mut Tried) -> Option<Assignment> {
+    /// available is picked only if no other is left, and none is busy.
+    pub(crate) fn pick(&mut self, tried: &mut Tried) -> Picked {
         self.rotation.begin(self.order.len(), &mut self.random);
+        if let Some(target) = self.must_wait(tried) {
+            return Picked::Busy(target);
+        }
         let untried = self.untried(tried);
-        let position = self
-            .rotation
-            .next_of(&self.available, untried)
-            .or_else(|| self.rotation.next_of(untried, untried))?;
+        let next = self.rotation.next_of(&self.available, untried);
+        let Some(position) = next.or_else(|| self.rotation.next_of(untried, untried)) else {
+            return Picked::None;
+        };
         let id = self.order[position];
         let member = &mut self.members[id];
         let (entry, target) = (member.entry.clone(), member.target);
@@ -186,19 +226,45 @@ impl Pool {
             }
             _ => AssignmentState::Dialling,
         };
-        Some(Assignment { entry, member: id, target, state })
+        Picked::Backend(Assignment { entry, member: id, target, state })
+    }
+
+    /// Returns the target that a client has to wait for, if all that is available to it is busy.
+    pub(crate) fn must_wait(&self, tried: &mut Tried) -> Option<Id<Target>> {
+        let target = self.next_busy(tried)?;
+        let is_available = self.rotation.next_of(&self.available, self.untried(tried)).is_some();
+        (!is_available).then_some(target)
     }
 
     fn untried<'a>(&'a self, tried: &'a mut Tried) -> &'a PositionSet {
         if tried.is_empty() {
             return &self.candidates;
         }
-        tried.untried(self.version, &self.candidates, |entry| {
-            let key = |id: &Id<Member>| self.members[*id].entry.key();
-            let position = self.order.binary_search_by(|id| key(id).cmp(entry.key())).ok()?;
-            let member = &self.members[self.order[position]];
-            (member.entry.target_name() == entry.target_name()).then_some(position)
-        })
+        tried.untried(self.version, &self.candidates, |entry| self.position_of(entry))
+    }
+
+    /// Returns where an entry is in the order, if its key is in the set and names the same target.
+    fn position_of(&self, entry: &Entry) -> Option<usize> {
+        let key = |id: &Id<Member>| self.members[*id].entry.key();
+        let position = self.order.binary_search_by(|id| key(id).cmp(entry.key())).ok()?;
+        let member = &self.members[self.order[position]];
+        (member.entry.target_name() == entry.target_name()).then_some(position)
+    }
+
+    /// Returns the target of the busy backend that comes first in the rotation.
+    fn next_busy(&self, tried: &Tried) -> Option<Id<Target>> {
+        let busy = tried.busy().iter().filter_map(|entry| self.position_of(entry));
+        let busy = busy.filter(|position| self.candidates.contains(*position));
+        let first = busy.min_by_key(|position| self.rotation.distance(*position))?;
+        Some(self.members[self.order[first]].target)
+    }
+
+    /// Gives a backend back that is busy: the client tries another one, or waits.
+    pub(crate) fn backend_busy(&mut self, assignment: Assignment, tried: &mut Tried) {
+        let member = self.judged_member(&assignment);
+        let position = member.map(|id| self.members[id].position);
+        tried.add_busy(assignment.entry.clone(), position, self.version);
+        self.release(assignment);
     }
 
     /// Counts a failed dial: one address of the backend.
@@ -218,7 +284,7 @@ impl Pool {
     ) -> Option<Duration> {
         let member = self.judged_member(&assignment);
         let position = member.map(|id| self.members[id].position);
-        tried.add(assignment.entry.clone(), position, self.version);
+        tried.add_failed(assignment.entry.clone(), position, self.version);
         let mut ejected_for = None;
         if let Some(id) = member.filter(|_| has_failed) {
             let was_probe = assignment.state == AssignmentState::Probing;
@@ -310,11 +376,8 @@ impl Pool {
         if let Breaker::Ejected { until, .. } = breaker {
             self.ejection_ends.insert((until, position));
         }
-        if breaker.is_available() {
-            self.available.insert(position);
-        } else {
-            self.available.remove(position);
-        }
+        self.available.set(position, breaker.is_available());
+        self.closed.set(position, breaker.is_closed());
     }
 
     /// Ends the ejections whose time is over: the next client may probe the backend.
@@ -515,14 +578,14 @@ impl Pool {
         self.version += 1;
         self.candidates = PositionSet::empty(order.len());
         self.available = PositionSet::empty(order.len());
+        self.closed = PositionSet::empty(order.len());
         self.ejection_ends.clear();
         for (position, id) in order.iter().enumerate() {
             let member = &mut members[*id];
             member.position = position;
             self.candidates.insert(position);
-            if member.breaker.is_available() {
-                self.available.insert(position);
-            }
+            self.available.set(position, member.breaker.is_available());
+            self.closed.set(position, member.breaker.is_closed());
             if let Breaker::Ejected { until, .. } = member.breaker {
                 self.ejection_ends.insert((until, position));
             }

@@ -55,6 +55,22 @@ impl PositionSet {
         }
     }
 
+    pub(crate) fn set(&mut self, position: usize, is_in: bool) {
+        if is_in {
+            self.insert(position);
+        } else {
+            self.remove(position);
+        }
+    }
+
+    /// Returns how many positions are in both sets.
+    pub(crate) fn count_common(&self, other: &Self) -> usize {
+        let (Some(ours), Some(theirs)) = (self.words.first(), other.words.first()) else {
+            return 0;
+        };
+        ours.iter().zip(theirs).map(|(ours, theirs)| (ours & theirs).count_ones() as usize).sum()
+    }
+
     /// Returns the first position of the set that is not below `from`.
     pub(crate) fn next(&self, from: usize) -> Option<usize> {
         let mut index = from;
@@ -155,6 +171,7 @@ mod tests {
                 let from = draw(&mut random, length + 1);
                 let next = common.range(from..).chain(common.range(..from)).next().copied();
                 assert_eq!(a.next_common(&b, from), next);
+                assert_eq!(a.count_common(&b), common.len());
             }
         }
     }

@@ -47,7 +47,7 @@ impl Rig {
     }
 
     fn pick(&mut self) -> Assignment {
-        self.pool.pick(&mut Tried::default()).expect("there is a backend")
+        self.pool.pick(&mut Tried::default()).backend().expect("there is a backend")
     }
 
     fn open(&mut self) -> Assignment {
@@ -59,7 +59,9 @@ impl Rig {
     /// Picks for so many clients, one after the other, and returns the keys.
     fn picks(&mut self, count: usize) -> String {
         let pick = |_| {
-            let Some(assignment) = self.pool.pick(&mut Tried::default()) else { return "-".into() };
+            let Some(assignment) = self.pool.pick(&mut Tried::default()).backend() else {
+                return "-".into();
+            };
             let key = assignment.key().to_owned();
             self.pool.release(assignment);
             key
@@ -129,14 +131,14 @@ fn c2_1_a_flapping_backend_starves_nobody() {
 fn c2_1_failover_takes_the_next_untried_and_moves_the_cursor() {
     let mut rig = Rig::new(&["a", "b", "c", "d"]);
     let mut tried = Tried::default();
-    let first = rig.pool.pick(&mut tried).unwrap();
+    let first = rig.pool.pick(&mut tried).backend().unwrap();
     assert_eq!(first.key(), "a");
     rig.pool.backend_failed(first, true, &mut tried, rig.now);
-    let second = rig.pool.pick(&mut tried).unwrap();
+    let second = rig.pool.pick(&mut tried).backend().unwrap();
     assert_eq!((second.key(), rig.picks(1)), ("b", "c".into()));
     rig.pool.backend_failed(second, true, &mut tried, rig.now);
     let rest: Vec<_> = std::iter::from_fn(|| {
-        let assignment = rig.pool.pick(&mut tried)?;
+        let assignment = rig.pool.pick(&mut tried).backend()?;
         let key = assignment.key().to_owned();
         rig.pool.backend_failed(assignment, true, &mut tried, rig.now);
         Some(key)
@@ -151,11 +153,11 @@ fn c2_1_failover_takes_the_next_untried_and_moves_the_cursor() {
 fn c5_3_what_was_tried_stays_tried_wherever_it_is_now_and_a_new_target_is_not() {
     let mut rig = Rig::new(&["b", "d"]);
     let mut tried = Tried::default();
-    let failed = rig.pool.pick(&mut tried).unwrap();
+    let failed = rig.pool.pick(&mut tried).backend().unwrap();
     rig.pool.backend_failed(failed, true, &mut tried, rig.now);
     let mut next = |rig: &mut Rig, entries: &[&str]| {
         rig.replace(entries);
-        let assignment = rig.pool.pick(&mut tried)?;
+        let assignment = rig.pool.pick(&mut tried).backend()?;
         let key = assignment.key().to_owned();
         rig.pool.release(assignment);
         Some(key)
@@ -375,4 +377,64 @@ fn c3_8_a_burst_that_moves_many_targets_is_linear() {
     }
     assert_eq!(rig.pool.target_by_name.len(), keys.len());
     assert!(took.iter().all(|took| took.as_secs() < 2), "{took:?}");
+}
+
+#[test]
+fn c5_6_a_busy_backend_is_waited_for_when_no_available_one_is_left() {
+    let mut rig = Rig::new(&["a", "b", "c"]);
+    rig.eject("c");
+    while rig.picks(1) != "b" {}
+    let mut tried = Tried::default();
+    let a = rig.pool.pick(&mut tried).backend().unwrap();
+    let target = a.target;
+    rig.pool.backend_busy(a, &mut tried);
+    assert_eq!(rig.dialling(), [0, 0, 0]);
+    let b = rig.pool.pick(&mut tried).backend().unwrap();
+    assert_eq!(b.key(), "b");
+    rig.pool.backend_failed(b, true, &mut tried, rig.now);
+    assert!(matches!(rig.pool.pick(&mut tried), Picked::Busy(busy) if busy == target), "not c");
+    assert!(rig.pool.has_candidate(&mut tried));
+    tried.forget_busy();
+    let again = rig.pool.pick(&mut tried).backend().unwrap();
+    assert_eq!(again.key(), "a", "busy is neither failed nor tried");
+    rig.pool.backend_failed(again, true, &mut tried, rig.now);
+    assert_eq!(rig.pool.pick(&mut tried).backend().map(|c| c.key().to_owned()), Some("c".into()));
+}
+
+#[test]
+fn c5_6_of_several_busy_backends_the_next_in_rotation_is_waited_for_if_it_is_still_there() {
+    let mut rig = Rig::new(&["a", "b"]);
+    let mut tried = Tried::default();
+    let targets = [(); 2].map(|()| {
+        let assignment = rig.pool.pick(&mut tried).backend().unwrap();
+        let target = assignment.target;
+        rig.pool.backend_busy(assignment, &mut tried);
+        target
+    });
+    assert!(matches!(rig.pool.pick(&mut tried), Picked::Busy(busy) if busy == targets[0]));
+    rig.replace(&["b"]);
+    assert!(matches!(rig.pool.pick(&mut tried), Picked::Busy(busy) if busy == targets[1]));
+    rig.replace(&[]);
+    assert!(matches!(rig.pool.pick(&mut tried), Picked::None));
+}
+
+#[test]
+fn c5_2_others_left_are_those_whose_breaker_is_closed_while_there_is_one() {
+    let mut rig = Rig::new(&["a", "b", "c", "d"]);
+    let left = |rig: &Rig, assignment: &Assignment, tried: &mut Tried| {
+        rig.pool.others_left(assignment, tried)
+    };
+    let mut tried = Tried::default();
+    let first = rig.pool.pick(&mut tried).backend().unwrap();
+    assert_eq!(left(&rig, &first, &mut tried), 3);
+    rig.pool.backend_failed(first, true, &mut tried, rig.now);
+    rig.eject("c");
+    while rig.picks(1) != "a" {}
+    let second = rig.pool.pick(&mut tried).backend().unwrap();
+    assert_eq!((second.key(), left(&rig, &second, &mut tried)), ("b", 1), "d, not a nor c");
+    rig.eject("d");
+    assert_eq!(left(&rig, &second, &mut tried), 2, "c and d, as a last resort");
+    rig.pool.backend_busy(second, &mut tried);
+    let third = rig.pool.pick(&mut tried);
+    assert!(matches!(third, Picked::Busy(_)));
 }

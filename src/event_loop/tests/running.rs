@@ -111,3 +111,32 @@ fn c9_1_an_idle_pair_asks_for_no_turn() {
     rig.pair(Script::new(), &backend);
     assert_eq!(rig.pass(LIMITS.connect_timeout), None);
 }
+
+#[test]
+fn c7_2_a_drain_accepts_who_waits_in_the_backlog_and_nobody_after() {
+    let a = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().extend((0..200).map(|_| Ok(Script::new())));
+    rig.control.drain(SECOND).unwrap();
+    rig.settle(COMMANDED);
+    assert_eq!((rig.event_loop.cx.counters.accepted, a.dialled().len()), (200, 200));
+    rig.client(Script::new());
+    assert_eq!(rig.event_loop.cx.counters.accepted, 200);
+    rig.pass(SECOND);
+    assert!(rig.event_loop.is_over());
+}
+
+#[test]
+fn c7_2_a_drain_accepts_no_more_than_max_connections_and_not_through_a_pause() {
+    let mut rig = Rig::with(LIMITS, 10, &[("a", &Scripted::new("a"))]);
+    rig.clients.lock().unwrap().extend((0..20).map(|_| Ok(Script::new())));
+    rig.control.drain(SECOND).unwrap();
+    rig.settle(COMMANDED);
+    assert_eq!(rig.event_loop.cx.counters.accepted, 10);
+
+    let mut rig = Rig::new(&[("a", &Scripted::new("a"))]);
+    rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
+    rig.control.drain(SECOND).unwrap();
+    rig.settle(COMMANDED);
+    assert!(rig.event_loop.is_over() && rig.event_loop.cx.counters.accepted == 0);
+}

@@ -39,6 +39,8 @@ pub(crate) struct Setting {
     pub(crate) batch: usize,
     /// Whether time jumps after events were read, as if the process had been stopped.
     pub(crate) jumps: bool,
+    /// Whether backends are busy at times.
+    pub(crate) busy: bool,
     /// Whether some peers read slowly and steadily from a kernel that holds bytes for them.
     pub(crate) steady: bool,
 }
@@ -206,6 +208,7 @@ impl Setting {
             batch: [1, 2, 5, 1024, 1024, 1024][dice.throw(6) as usize],
             jumps: dice.one_in(4),
             steady: dice.one_in(4),
+            busy: dice.one_in(5),
         }
     }
 }

@@ -18,6 +18,9 @@ pub(super) const LIMITS: Limits = Limits {
     half_closed_timeout: Duration::from_secs(20),
 };
 
+/// The shortest time that an attempt gets.
+pub(super) const SHORTEST_SHARE: Duration = Duration::from_secs(2);
+
 /// How long at most a balancer that lacks a descriptor waits before it tries again.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -155,13 +158,15 @@ impl Host {
             Some(cursor) => after(cursor).chain(self.set.range(..=cursor)).collect(),
             None => self.set.iter().collect(),
         };
-        let tried = &network.sockets[client].tried;
+        let Socket { tried, busy, .. } = &network.sockets[client];
         for (passed, target) in order.into_iter().take_while(|(passed, _)| **passed != key) {
             let failed = self.failed_dials.get(&(*passed, *target)).copied().unwrap_or(0);
             let limit = network.setting.ejecting_failures;
             let may_be_ejected = limit > 0 && failed >= limit;
             assert!(
-                may_be_ejected || tried.contains(&Dial { key: passed, target, attempt: 0 }),
+                may_be_ejected
+                    || busy.contains(&(*passed, *target))
+                    || tried.contains(&Dial { key: passed, target, attempt: 0 }),
                 "{passed} is passed over for {key}"
             );
         }

@@ -34,7 +34,8 @@ const STEADY_STEP: Duration = Duration::from_secs(2);
 
 /// What must have happened in a run of schedules.
 #[cfg(test)]
-pub(crate) const HAPPENS: [&str; 6] = [
+pub(crate) const HAPPENS: [&str; 7] = [
+    "busy backends",
     "bytes in a kernel, delivered by a plain close",
     "bytes in a kernel, discarded by a reset",
     "ends delivered after an error",
@@ -314,8 +315,7 @@ impl Player {
         let mut world = self.world.lock();
         let (network, host) = &mut *world;
         host.enforce(network);
-        let is_to_be_closed = host.drain_until.is_some() || host.is_shut_down;
-        assert!(!is_to_be_closed || host.is_closed_to_clients, "clients are let in");
+        assert!(!host.is_shut_down || host.is_closed_to_clients, "clients are let in");
         judge_counters(&self.event_loop.stats(network.now), network, host);
         for socket in network.live() {
             let Socket { dial: Some(dial), connect, .. } = network.sockets[socket] else {
@@ -343,6 +343,7 @@ impl Player {
         let is_pausing =
             lacks_something && self.next.is_some_and(|next| next <= now + SHORTAGE_PAUSE);
         assert!(host.drain_until.is_none_or(|until| until > now), "it does not end");
+        assert!(host.drain_until.is_none() || host.is_closed_to_clients, "clients are let in");
         if host.drain_until.is_none() && !network.backlog.is_empty() {
             let is_full = network.live_clients() >= self.setting.max_connections;
             assert!(is_full || is_pausing, "clients are forgotten");
@@ -458,7 +459,10 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool
         assert!(socket.dial.is_some() || socket.began + LIMITS.dial_limit > now);
         assert!(socket.dial.is_some() || !socket.has_left, "a client who has left is not noticed");
         let is_dialled = socket.partner.is_some_and(|partner| network.is_live(partner));
-        assert!(is_dialled || (socket.lacks_descriptor && is_pausing), "nobody dials for a client");
+        assert!(
+            is_dialled || (socket.lacks_descriptor && is_pausing) || !socket.busy.is_empty(),
+            "nobody dials for a client"
+        );
         return;
     }
     let Some(partner) = socket.partner else { return };

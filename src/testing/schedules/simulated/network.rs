@@ -58,6 +58,8 @@ pub(super) struct Socket {
     /// The dial of a client that is to be made again, since it lacked a descriptor or a signal came.
     pub(super) repeats: Option<Dial>,
     pub(super) lacks_descriptor: bool,
+    /// The keys and targets that were busy for a client.
+    pub(super) busy: BTreeSet<(&'static str, &'static str)>,
     /// What the peer has sent, and how much of it was read.
     pub(super) sent: usize,
     pub(super) read: usize,
@@ -200,6 +202,7 @@ impl Network {
             tried: BTreeSet::new(),
             repeats: None,
             lacks_descriptor: false,
+            busy: BTreeSet::new(),
             sent: 0,
             read: 0,
             mark: None,

@@ -9,7 +9,7 @@ use mio::{Interest, Registry, Token};
 use super::super::pattern::bytes_of;
 use super::super::steps::{Change, Names};
 use super::super::tally::tally;
-use super::host::{ACCEPTS_PER_TURN, Host, LIMITS};
+use super::host::{ACCEPTS_PER_TURN, Host, LIMITS, SHORTEST_SHARE};
 use super::network::{Connect, Dial, Network, Socket, attempts};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
@@ -347,7 +347,7 @@ impl Listener for SimulatedListener {
         );
         network.accepts_in_turn += 1;
         assert!(network.accepts_in_turn <= ACCEPTS_PER_TURN, "more than a turn has time for");
-        assert!(!host.is_shut_down && host.drain_until.is_none(), "accepted in the end");
+        assert!(!host.is_shut_down && !host.is_closed_to_clients, "accepted in the end");
         let is_waiting = |socket: usize| {
             let Socket { lacks_descriptor, began, .. } = network.sockets[socket];
             lacks_descriptor && began + LIMITS.dial_limit > network.now
@@ -439,6 +439,13 @@ impl Backend for SimulatedBackend {
             network.sockets[client].presence = host.presence(self.key);
         }
         assert!(network.sockets[client].tried.insert(dial), "tried again");
+        network.sockets[client].busy.remove(&(self.key, self.target));
+        if network.setting.busy && network.one_in(3) {
+            tally("busy backends");
+            network.forget_tried(client, dial);
+            network.sockets[client].busy.insert((self.key, self.target));
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let mishap = network.mishap();
         if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
             network.note_failed(client, dial, &err);
@@ -543,7 +550,7 @@ impl Observer for Witness {
         let is_its = |backend: &&Socket| backend.dial == Some(*dial) && !backend.is_over;
         if let Some(backend) = backend.filter(is_its) {
             let has_failed = backend.is_broken || backend.connect == Connect::Refused;
-            let is_late = backend.began + LIMITS.connect_timeout <= network.now;
+            let is_late = backend.began + SHORTEST_SHARE <= network.now;
             assert!(has_failed || is_late, "given up before its time");
             assert!(has_failed || backend.connect != Connect::Up, "given up though connected");
         }
