@@ -13,9 +13,9 @@ use log::info;
 use tinylb::{Applied, BackendSet};
 
 use self::parse::{Line, Problem, parse};
-use crate::complain;
 use crate::running_set::RunningSet;
 use crate::sources::Sources;
+use crate::stderr::complain;
 use crate::targets::KeyedTarget;
 
 /// How often the file is looked at. A change counts once it was seen twice.

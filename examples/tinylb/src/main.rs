@@ -1,8 +1,8 @@
 //! A balancer to run and script: `tinylb --help` says how.
 //!
-//! To follow a start, read [`balance`]. After it there are up to four threads besides the balancer's own: this one waits
-//! for the end, and one each looks after signals, the backends file and commands. The latter two, and nobody else, look
-//! names up.
+//! To follow a start, read [`balance`]. After it this thread waits for the end. The balancer has a
+//! thread, and one each looks after signals, commands, the backends file, and stderr.
+//! The threads of the file and of commands, and nobody else, look names up.
 
 mod args;
 mod commands;
@@ -12,11 +12,12 @@ mod running_set;
 mod signals;
 mod sources;
 mod stats;
+mod stderr;
+mod stdio;
 mod targets;
 mod values;
 
 use std::error::Error;
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -31,24 +32,23 @@ use crate::targets::Backends;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    env_logger::Builder::new().filter_level(args.log).init();
-    match balance(&args) {
+    if let Err(err) = stderr::start(args.log) {
+        eprintln!("tinylb: cannot start a thread: {err}");
+        return ExitCode::FAILURE;
+    }
+    let status = match balance(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (status, message) = match failure {
                 Failure::Usage(message) => (2, message),
                 Failure::Run(message) => (1, message),
             };
-            complain(&message);
+            stderr::complain(&message);
             ExitCode::from(status)
         }
-    }
-}
-
-/// Says on stderr what is wrong, whatever the log level.
-fn complain(message: &str) {
-    // `eprintln!` would panic if nobody reads it.
-    let _ = writeln!(io::stderr(), "tinylb: {message}");
+    };
+    stderr::flush();
+    status
 }
 
 /// Why there is no balancer, or none any more.

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tinylb_tests::*;
 
+#[path = "cli/streams.rs"]
+mod streams;
+
 /// A running balancer, killed with its test.
 struct Cli {
     child: Child,
