@@ -1,7 +1,7 @@
 //! A balancer to run and script: `tinylb --help` says how.
 //!
 //! To follow a start, read [`balance`]. After it this thread waits for the end. The balancer has a
-//! thread, and one each looks after signals, commands, the backends file, and stderr.
+//! thread, and one each looks after signals, stdout and commands, the backends file, and stderr.
 //! The threads of the file and of commands, and nobody else, look names up.
 
 mod args;
@@ -80,7 +80,7 @@ fn balance(args: &Args) -> Result<(), Failure> {
 
     let (rereads, reread_requests) = mpsc::channel();
     let (control, drain) = (balancer.control(), args.drain);
-    spawn("signals", move || signals::obey(caught, &control, drain, &rereads))?;
+    spawn("signals", move || signals::handle(caught, &control, drain, &rereads))?;
     match backends_file {
         Some(file) => {
             let running = running.clone();
@@ -88,10 +88,14 @@ fn balance(args: &Args) -> Result<(), Failure> {
         }
         None => drop(reread_requests), // by which SIGHUP is known to be in vain
     }
-    commands::say(&format!("listening on {address}"));
-    if args.control {
-        spawn("commands", move || commands::obey_stdin(&running))?;
-    }
+    // This thread writes nothing: it ends the process, even if nobody reads stdout.
+    let is_controlled = args.control;
+    spawn("commands", move || {
+        commands::say(&format!("listening on {address}"));
+        if is_controlled {
+            commands::run_stdin(&running);
+        }
+    })?;
     balancer.join()?;
     Ok(())
 }
