@@ -89,8 +89,9 @@ Signals
   SIGTERM, SIGINT      drain for --drain seconds, then exit; a second one ends at once
   SIGHUP               reread the file
 
-Seconds may have decimals. The first line on stdout is 'listening on ADDR'. A unix:PATH to listen on must not exist; it
-is removed at the end.
+Seconds may have decimals. The first line on stdout is 'listening on ADDR'. A unix:PATH to listen
+on must not exist, unless it is a socket that nobody listens on, which is replaced; it is removed
+at the end.
 
 Exit status
   0 after an orderly end, 1 if it cannot begin or go on (address in use, bad file, unknown host), 2 for bad arguments.";

@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod file;
 mod listen;
+mod listener;
 mod running_set;
 mod signals;
 mod sources;
@@ -67,9 +68,7 @@ fn balance(args: &Args) -> Result<(), Failure> {
     let caught =
         signals::catch().map_err(|err| Failure::Run(format!("cannot catch signals: {err}")))?;
     // The socket file is removed when this goes, after the balancer has ended.
-    let (listener, _socket_file) = args
-        .listen
-        .bind()
+    let (listener, _socket_file) = listener::bind(&args.listen)
         .map_err(|err| Failure::Run(format!("cannot listen on {}: {err}", args.listen)))?;
     let server = args.settings().build(listener)?;
     let address = server.local_addr().clone();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -32,6 +32,16 @@ impl Cli {
         Self::run(
             Command::new(env!("CARGO_BIN_EXE_tinylb"))
                 .args(["--listen", "127.0.0.1:0"])
+                .args(args.split_whitespace()),
+        )
+    }
+
+    /// Listening on a socket file.
+    #[track_caller]
+    fn start_at(path: &Path, args: &str) -> Self {
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_tinylb"))
+                .args(["--listen", &format!("unix:{}", path.display())])
                 .args(args.split_whitespace()),
         )
     }
@@ -637,11 +647,7 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
         |cli| cli.signal("TERM"),
     ];
     for end in ends {
-        let mut cli = Cli::run(
-            Command::new(env!("CARGO_BIN_EXE_tinylb"))
-                .args(["--listen", &address])
-                .args(args.split_whitespace()),
-        );
+        let mut cli = Cli::start_at(&path, &args);
         assert_eq!(cli.address, address);
         let mut client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -657,17 +663,46 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
 fn a_socket_file_that_another_has_put_in_its_place_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("front.sock");
-    let mut cli = Cli::run(Command::new(env!("CARGO_BIN_EXE_tinylb")).args([
-        "--control",
-        "--listen",
-        &format!("unix:{}", path.display()),
-    ]));
+    let mut cli = Cli::start_at(&path, "--control");
     let successor = dir.path().join("new.sock");
     let _listener = UnixListener::bind(&successor).unwrap();
     fs::rename(successor, &path).unwrap();
     cli.ask("quit");
     cli.assert_ends_well();
     assert!(path.exists());
+}
+
+#[test]
+fn a_socket_file_of_a_killed_process_is_replaced() {
+    let (_one, _two, args) = two_backends();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("front.sock");
+    let mut killed = Cli::start_at(&path, &args);
+    killed.child.kill().unwrap();
+    killed.wait();
+    assert!(path.exists());
+    let mut cli = Cli::start_at(&path, &args);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(read_tag(&mut client), "one");
+    cli.ask("quit");
+    cli.assert_ends_well();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_socket_file_that_somebody_listens_on_is_an_error_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("front.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // The shortest backlog there is; with one client in it, another would have to wait.
+    rustix::net::listen(&listener, 0).unwrap();
+    for _ in 0..2 {
+        let (status, message) = failure(&["--listen", &format!("unix:{}", path.display())]);
+        assert!(status == 1 && message.contains("another process listens there"), "{message}");
+        assert!(path.exists());
+    }
+    drop(listener.accept().unwrap());
 }
 
 // The file.
