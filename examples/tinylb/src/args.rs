@@ -62,8 +62,9 @@ pub(crate) struct Args {
 
 const MANUAL: &str = "\
 Targets
-  IP:PORT, [IPV6]:PORT, HOST:PORT or unix:PATH. A HOST is looked up when its key is set: at the start, by the
-  command that names it, and whenever the file is reread. KEY=TARGET splits at the first '='.
+  IP:PORT, [IPV6]:PORT, HOST:PORT or unix:PATH. A HOST is looked up when its key is set: at the
+  start, by the command that names it, and when its line in the file is new. SIGHUP looks up all
+  names in the file again. KEY=TARGET splits at the first '='.
 
 Commands (--control)
   set KEY=TARGET ...   replace all backends but those of the file; alone: remove them
@@ -76,14 +77,20 @@ Commands (--control)
   drain SECONDS        accept nobody any more, let connections finish for so long, then exit
   quit                 close all connections and exit
       answer at once: ok and a word
-  Anything wrong is answered by: error REASON, and changes nothing. Blank lines are passed over. The end of stdin changes
-  nothing.
+  Anything wrong is answered by: error REASON, and changes nothing. Blank lines are passed over.
+  The end of stdin changes nothing.
 
 The backends file
-  One KEY=TARGET a line. '#' at the beginning of a line or after a blank begins a comment. A file that cannot be read or
-  has a bad line is an error at the start; later it is one on stderr, and the running set is kept. SIGHUP tries again.
-  Its keys live beside those of --backend and of commands. A reread replaces the file's alone, commands all others,
-  and a key in both is an error.
+  One KEY=TARGET a line. '#' at the beginning of a line or after a blank begins a comment. A file
+  that cannot be read or has a bad line is an error at the start; later it is one on stderr, and
+  the running set is kept. SIGHUP tries again.
+  A change is taken when it has stood for 0.2 seconds, and within a second however often the file
+  is replaced. A last line without its end, or a file without backends, must stand for a second.
+  A name that cannot be looked up is an error at the start; later its line alone waits, is tried
+  again, and keeps the addresses that it had. While no line has an address, the running set is
+  kept.
+  Its keys live beside those of --backend and of commands. A reread replaces the file's alone,
+  commands all others, and a key in both is an error.
 
 Signals
   SIGTERM, SIGINT      drain for --drain seconds, then exit; a second one ends at once
@@ -91,10 +98,11 @@ Signals
 
 Seconds may have decimals. The first line on stdout is 'listening on ADDR'. A unix:PATH to listen
 on must not exist, unless it is a socket that nobody listens on, which is replaced; it is removed
-at the end.
+at the end. If stderr is not read, lines are dropped and counted.
 
 Exit status
-  0 after an orderly end, 1 if it cannot begin or go on (address in use, bad file, unknown host), 2 for bad arguments.";
+  0 after an orderly end, 1 if it cannot begin or go on (address in use, bad file, unknown host),
+  2 for bad arguments.";
 
 impl Args {
     /// The server's settings, as asked for.

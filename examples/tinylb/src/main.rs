@@ -2,7 +2,7 @@
 //!
 //! To follow a start, read [`balance`]. After it this thread waits for the end. The balancer has a
 //! thread, and one each looks after signals, stdout and commands, the backends file, and stderr.
-//! The threads of the file and of commands, and nobody else, look names up.
+//! Names are looked up for commands by their thread, and for the file by threads of their own.
 
 mod args;
 mod commands;
@@ -29,7 +29,7 @@ use crate::args::Args;
 use crate::file::BackendsFile;
 use crate::running_set::RunningSet;
 use crate::sources::Sources;
-use crate::targets::Backends;
+use crate::targets::{Backends, Target};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -105,9 +105,8 @@ fn first_sources(args: &Args) -> Result<(Sources, Option<BackendsFile>), Failure
     let given = given.resolve().map_err(Failure::Run)?;
     let sources = Sources::of(given);
     let Some(path) = &args.backends_file else { return Ok((sources, None)) };
-    let (file, lines) = BackendsFile::open(path).map_err(Failure::Run)?;
-    let sources =
-        lines.merge_into(&sources).map_err(|problem| Failure::Run(problem.in_file(path)))?;
+    let (file, sources) =
+        BackendsFile::open(path, Arc::new(Target::resolve), &sources).map_err(Failure::Run)?;
     Ok((sources, Some(file)))
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tinylb_tests::*;
 
+#[path = "cli/file.rs"]
+mod file;
 #[path = "cli/streams.rs"]
 mod streams;
 
@@ -703,129 +705,6 @@ fn a_socket_file_that_somebody_listens_on_is_an_error_and_stays() {
         assert!(path.exists());
     }
     drop(listener.accept().unwrap());
-}
-
-// The file.
-
-/// A backends file that is replaced in one step.
-struct BackendsFile {
-    dir: tempfile::TempDir,
-}
-
-impl BackendsFile {
-    fn new(content: impl AsRef<[u8]>) -> Self {
-        let file = Self { dir: tempfile::tempdir().unwrap() };
-        file.write(content);
-        file
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("backends")
-    }
-
-    fn write(&self, content: impl AsRef<[u8]>) {
-        let new = self.dir.path().join("new");
-        fs::write(&new, content).unwrap();
-        fs::rename(new, self.path()).unwrap();
-    }
-
-    #[track_caller]
-    fn start(&self, args: &str) -> Cli {
-        Cli::start(&format!("--control --backends {} {args}", self.path().display()))
-    }
-}
-
-#[test]
-fn the_file_has_one_backend_a_line_with_comments_and_blank_lines() {
-    let file = BackendsFile::new(
-        "\u{feff}# who serves\n\n  a=127.0.0.1:1  \r\n\t# b=127.0.0.1:2\nc=127.0.0.1:3 # the third\nd=unix:/x#y\n#\ne=localhost:5",
-    );
-    let mut cli = file.start("");
-    assert_eq!(cli.backends(), "a=127.0.0.1:1 c=127.0.0.1:3 d=unix:/x#y e=localhost:5");
-}
-
-#[test]
-fn a_changed_file_is_reread_and_replaces_only_its_own_backends() {
-    let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
-    let file = BackendsFile::new(format!("f={}\n", one.addr));
-    let mut cli = file.start(&format!("--backend a={}", two.addr));
-    let (mut kept, tag) = cli.tagged_client();
-    assert_eq!(tag, "two");
-    let (mut gone, tag) = cli.tagged_client();
-    assert_eq!(tag, "one");
-    cli.ask("add c=127.0.0.1:3");
-    file.write("g=127.0.0.1:7\n");
-    assert_cut(&mut gone);
-    cli.wait_for_backends(&format!("a={} c=127.0.0.1:3 g=127.0.0.1:7", two.addr));
-    assert_echo(&mut kept, b"stays");
-    fs::write(file.path(), "").unwrap();
-    cli.wait_for_backends(&format!("a={} c=127.0.0.1:3", two.addr));
-}
-
-#[test]
-fn commands_act_on_all_but_the_files_backends() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("--backend a=127.0.0.1:2");
-    for command in
-        ["set f=127.0.0.1:3", "add b=127.0.0.1:3 f=127.0.0.1:3", "remove f", "remove a f"]
-    {
-        let answer = cli.ask(command);
-        assert!(answer.starts_with("error ") && answer.contains("\"f\""), "{command}: {answer}");
-    }
-    assert_eq!(cli.backends(), "a=127.0.0.1:2 f=127.0.0.1:1");
-    assert_eq!(cli.ask("set b=127.0.0.1:4"), "ok closed=0 cancelled=0 backends=2");
-    assert_eq!(cli.ask("set"), "ok closed=0 cancelled=0 backends=1");
-    assert_eq!(cli.backends(), "f=127.0.0.1:1");
-}
-
-#[test]
-fn a_bad_file_is_an_error_that_names_file_and_line_once_and_the_running_set_is_kept() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("--backend a=127.0.0.1:2 --log off");
-    let before = cli.backends();
-    let bad: [(&[u8], usize, &str); 6] = [
-        (b"g=127.0.0.1:1\n\nh\n", 3, "KEY=TARGET"),
-        (b"g=127.0.0.1:1\ng=127.0.0.1:2\n", 2, "twice"),
-        (b"\n\n\na=127.0.0.1:1\n", 4, "\"a\""),
-        (b"g=127.0.0.1:0", 1, "port"),
-        (b"#\ng=no-such-host.invalid:1", 2, "no-such-host.invalid"),
-        (b"g=127.0.0.1:1\n\xff=127.0.0.1:1", 2, "UTF-8"),
-    ];
-    for (content, line, reason) in bad {
-        file.write(content);
-        let complaint = cli.complaint();
-        let place = format!("{}:{line}: ", file.path().display());
-        assert!(complaint.contains(&place) && complaint.contains(reason), "{complaint}");
-    }
-    // A repetition would come about as soon as the first complaint did; to miss it is the most that bad luck can do.
-    assert!(cli.stderr.recv_timeout(Duration::from_secs(1)).is_err());
-    assert_eq!(cli.backends(), before);
-    file.write("z=127.0.0.1:9\n");
-    cli.wait_for_backends("a=127.0.0.1:2 z=127.0.0.1:9");
-}
-
-#[test]
-fn a_hangup_signal_has_the_file_reread() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let cli = file.start("");
-    file.write("bad\n");
-    let first = cli.complaint();
-    cli.signal("HUP");
-    assert_eq!(cli.complaint(), first, "said once for each time it is reread");
-}
-
-#[test]
-fn a_file_that_vanishes_is_an_error_said_once_and_the_running_set_is_kept() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("");
-    fs::remove_file(file.path()).unwrap();
-    assert!(cli.complaint().contains(&format!("{}: ", file.path().display())));
-    assert_eq!(cli.backends(), "f=127.0.0.1:1");
-    fs::create_dir(file.path()).unwrap();
-    assert!(cli.complaint().contains("not a regular file"));
-    fs::remove_dir(file.path()).unwrap();
-    file.write("g=127.0.0.1:1\n");
-    cli.wait_for_backends("g=127.0.0.1:1");
 }
 
 // Options that reach the balancer.
