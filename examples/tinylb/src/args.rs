@@ -77,6 +77,7 @@ Commands (--control)
   drain SECONDS        accept nobody any more, let connections finish for so long, then exit
   quit                 close all connections and exit
       answer at once: ok and a word
+  help                 answer: ok and the commands
   Anything wrong is answered by: error REASON, and changes nothing. Blank lines are passed over.
   The end of stdin changes nothing.
 

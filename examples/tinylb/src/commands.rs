@@ -16,6 +16,10 @@ use crate::stdio::StdStream;
 /// The longest line there may be: room for tens of thousands of backends.
 const LONGEST_LINE: usize = 4 << 20;
 
+/// What `help` answers; a line, as each answer is.
+const HELP: &str = "set KEY=TARGET ... | add KEY=TARGET ... | remove KEY ... \
+    (each with --drain SECONDS at its end, if wanted) | stats | drain SECONDS | quit | help";
+
 /// Runs commands until stdin ends, which changes nothing else.
 pub(crate) fn run_stdin(running: &RunningSet) {
     let mut stdin = BufReader::new(StdStream(io::stdin()));
@@ -66,6 +70,7 @@ fn run(command: Command, running: &RunningSet) {
             say("ok quitting");
             report(running.control.shutdown());
         }
+        Command::Help => answer(Ok(HELP.to_owned())),
     }
 }
 

@@ -413,6 +413,7 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
         (b"drain 1e300", "1e300"),
         (b"stats please", "alone"),
         (b"quit now", "alone"),
+        (b"help me", "alone"),
         (b"remove \xff", "UTF-8"),
         (b"\x00\x07", "unknown"),
     ];
@@ -542,6 +543,17 @@ fn stats_are_one_line_of_json() {
     cli.ask("set");
     let _ = TcpStream::connect(cli.addr()); // may see the reset already
     cli.wait_for_stats("one is refused", |stats| stats["refused"] == 1);
+}
+
+#[test]
+fn help_is_one_line_with_every_command() {
+    let mut cli = Cli::start("--control");
+    let answer = cli.ask("help");
+    assert!(answer.starts_with("ok "), "{answer}");
+    for command in ["set", "add", "remove", "stats", "drain", "quit", "help"] {
+        assert!(answer.split([' ', '|']).any(|word| word == command), "{command}: {answer}");
+    }
+    assert_eq!(cli.ask("set"), "ok closed=0 cancelled=0 backends=0", "the next line");
 }
 
 #[test]
