@@ -9,10 +9,10 @@ use tinylb::{Builder, Keepalive, Server};
 
 use crate::listen::ListenAddr;
 use crate::targets::KeyedTarget;
-use crate::values::{log_level, seconds};
+use crate::values::{SizeLimit, log_level, seconds, size_limit};
 
-/// A round-robin load balancer for stream connections. When a backend leaves the set, its connections are closed at
-/// once, and nothing more is sent to it or taken from it.
+/// A round-robin load balancer for stream connections. When a backend leaves the set, its
+/// connections are closed at once, and nothing more is sent to it or taken from it.
 #[derive(Debug, Parser)]
 #[command(name = "tinylb", version, after_help = "--help says more", after_long_help = MANUAL)]
 pub(crate) struct Args {
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// More backends, one KEY=TARGET a line, reread when the file changes and on SIGHUP
     #[arg(long = "backends", value_name = "FILE")]
     pub(crate) backends_file: Option<PathBuf>,
-    /// Obey commands on stdin, and answer each by one line on stdout
+    /// Run commands from stdin, and answer each by one line on stdout
     #[arg(long)]
     pub(crate) control: bool,
     /// How long one attempt to reach a backend may take [default: 5]
@@ -34,13 +34,13 @@ pub(crate) struct Args {
     /// How long all attempts for one client may take together [default: 15]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     dial_limit: Option<Duration>,
-    /// Cut connections that moved no byte for so long [default: never]
+    /// Abort connections that moved no byte for so long [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     idle_timeout: Option<Duration>,
     /// The same for those of which one side has finished [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     half_closed_timeout: Option<Duration>,
-    /// Cut connections whose bytes stay unacknowledged for so long [default: the system's]
+    /// Abort connections whose bytes stay unacknowledged for so long [default: the system's]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     user_timeout: Option<Duration>,
     /// Do not probe quiet connections [default: probed after 15 seconds]
@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// How much one direction of a connection holds when its reader is slow [default: 262144]
     #[arg(long, value_name = "BYTES")]
     buffer_size: Option<usize>,
+    /// How much the kernel holds for one direction ahead of its reader; Linux only [default: 131072]
+    #[arg(long, value_name = "BYTES|off", value_parser = size_limit)]
+    notsent_lowat: Option<SizeLimit>,
     /// How long connections may go on after SIGTERM or SIGINT [default: 0]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0", hide_default_value = true)]
     pub(crate) drain: Duration,
@@ -106,7 +109,7 @@ Exit status
   2 for bad arguments.";
 
 impl Args {
-    /// The server's settings, as asked for.
+    /// Returns the server's settings, as asked for.
     pub(crate) fn settings(&self) -> Builder {
         let mut builder = Server::builder()
             .idle_timeout(self.idle_timeout)
@@ -127,6 +130,26 @@ impl Args {
         if let Some(bytes) = self.buffer_size {
             builder = builder.buffer_size(bytes);
         }
+        if let Some(SizeLimit(bytes)) = self.notsent_lowat {
+            builder = builder.notsent_lowat(bytes);
+        }
         builder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel makes of it is the library's to test.
+    #[test]
+    fn the_unsent_mark_is_set_removed_or_left_to_the_library() {
+        let settings = |option: &[&str]| {
+            let args = ["tinylb", "--listen", "127.0.0.1:0"].iter().chain(option);
+            format!("{:?}", Args::parse_from(args).settings())
+        };
+        assert!(settings(&["--notsent-lowat", "4097"]).contains("notsent_lowat: Some(4097)"));
+        assert!(settings(&["--notsent-lowat", "off"]).contains("notsent_lowat: None"));
+        assert_eq!(settings(&["--notsent-lowat", "131072"]), settings(&[]));
     }
 }

@@ -262,6 +262,8 @@ fn bad_arguments_are_status_2_and_a_message() {
         ("--listen 127.0.0.1:0 --drain soon", "--drain"),
         ("--listen 127.0.0.1:0 --max-connections 0", "--max-connections"),
         ("--listen 127.0.0.1:0 --buffer-size 99999999", "--buffer-size"),
+        ("--listen 127.0.0.1:0 --notsent-lowat 0", "--notsent-lowat"),
+        ("--listen 127.0.0.1:0 --notsent-lowat none", "must be off or"),
         ("--listen 127.0.0.1:0 --log loud", "--log"),
     ];
     for (args, reason) in cases {
