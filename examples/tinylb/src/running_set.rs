@@ -45,3 +45,47 @@ impl RunningSet {
         Ok(applied)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use tinylb::{BackendSet, Server, TcpBackend};
+
+    use super::*;
+
+    fn backend(key: &str) -> BackendSet {
+        let addr = "127.0.0.1:1".parse().unwrap();
+        [(key, TcpBackend::new(addr))].into_iter().collect()
+    }
+
+    /// A command and a reload of the file come at once, before the first of them is applied.
+    #[test]
+    fn a_change_waits_until_the_one_before_it_is_applied_so_that_neither_is_lost() {
+        // Nothing is applied as long as the server is not running.
+        let server = Server::builder().build(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let running = RunningSet::new(server.control(), Sources::of(BackendSet::new()));
+        let (begun, changes) = mpsc::channel();
+        thread::scope(|scope| {
+            let command = scope.spawn(|| {
+                running.change::<_, String>(None, |sources| {
+                    begun.send("command").unwrap();
+                    sources.with_added(backend("a"))
+                })
+            });
+            assert_eq!(changes.recv(), Ok("command"));
+            let reload = scope.spawn(|| {
+                running.change::<_, String>(None, |sources| {
+                    begun.send("reload").unwrap();
+                    sources.with_file(backend("f"))
+                })
+            });
+            assert!(changes.recv_timeout(Duration::from_millis(200)).is_err(), "it did not wait");
+            let _server = server.spawn().unwrap();
+            assert_eq!(command.join().unwrap().unwrap().backends, 1);
+            assert_eq!(reload.join().unwrap().unwrap().backends, 2, "one was lost");
+        });
+    }
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tinylb::{Backend, BackendSet, TcpBackend, UnixBackend};
 
 /// What a backend is reached at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     Ip(SocketAddr),
     /// `HOST:PORT`, to be looked up.

@@ -4,13 +4,18 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tinylb_tests::*;
+
+#[path = "cli/file.rs"]
+mod file;
+#[path = "cli/streams.rs"]
+mod streams;
 
 /// A running balancer, killed with its test.
 struct Cli {
@@ -29,6 +34,16 @@ impl Cli {
         Self::run(
             Command::new(env!("CARGO_BIN_EXE_tinylb"))
                 .args(["--listen", "127.0.0.1:0"])
+                .args(args.split_whitespace()),
+        )
+    }
+
+    /// Listening on a socket file.
+    #[track_caller]
+    fn start_at(path: &Path, args: &str) -> Self {
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_tinylb"))
+                .args(["--listen", &format!("unix:{}", path.display())])
                 .args(args.split_whitespace()),
         )
     }
@@ -230,6 +245,8 @@ fn bad_arguments_are_status_2_and_a_message() {
         ("--listen 127.0.0.1:0 --drain 1e30", "--drain"),
         ("--listen 127.0.0.1:0 --max-connections 0", "--max-connections"),
         ("--listen 127.0.0.1:0 --buffer-size 99999999", "--buffer-size"),
+        ("--listen 127.0.0.1:0 --notsent-lowat 0", "--notsent-lowat"),
+        ("--listen 127.0.0.1:0 --notsent-lowat none", "must be off or"),
         ("--listen 127.0.0.1:0 --log loud", "--log"),
     ];
     for (args, reason) in cases {
@@ -362,6 +379,8 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
         (b"drain", "SECONDS"),
         (b"drain inf", "inf"),
         (b"stats please", "alone"),
+        (b"quit now", "alone"),
+        (b"help me", "alone"),
         (b"remove \xff", "UTF-8"),
         (b"\x00\x07", "unknown"),
     ];
@@ -487,6 +506,17 @@ fn stats_are_one_line_of_json() {
 }
 
 #[test]
+fn help_is_one_line_with_every_command() {
+    let mut cli = Cli::start("--control");
+    let answer = cli.ask("help");
+    assert!(answer.starts_with("ok "), "{answer}");
+    for command in ["set", "add", "remove", "stats", "drain", "quit", "help"] {
+        assert!(answer.split([' ', '|']).any(|word| word == command), "{command}: {answer}");
+    }
+    assert_eq!(cli.ask("set"), "ok closed=0 cancelled=0 backends=0", "the next line");
+}
+
+#[test]
 fn a_reader_of_stdout_that_goes_away_does_not_end_it() {
     let (_one, _two, args) = two_backends();
     let mut cli = Cli::start(&args);
@@ -569,11 +599,7 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
         |cli| cli.signal("TERM"),
     ];
     for end in ends {
-        let mut cli = Cli::run(
-            Command::new(env!("CARGO_BIN_EXE_tinylb"))
-                .args(["--listen", &address])
-                .args(args.split_whitespace()),
-        );
+        let mut cli = Cli::start_at(&path, &args);
         assert_eq!(cli.address, address);
         let mut client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -589,11 +615,7 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
 fn a_socket_file_that_another_has_put_in_its_place_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("front.sock");
-    let mut cli = Cli::run(Command::new(env!("CARGO_BIN_EXE_tinylb")).args([
-        "--control",
-        "--listen",
-        &format!("unix:{}", path.display()),
-    ]));
+    let mut cli = Cli::start_at(&path, "--control");
     let successor = dir.path().join("new.sock");
     let _listener = UnixListener::bind(&successor).unwrap();
     fs::rename(successor, &path).unwrap();
@@ -602,127 +624,37 @@ fn a_socket_file_that_another_has_put_in_its_place_is_left() {
     assert!(path.exists());
 }
 
-// The file.
-
-/// A backends file that is replaced in one step.
-struct BackendsFile {
-    dir: tempfile::TempDir,
-}
-
-impl BackendsFile {
-    fn new(content: impl AsRef<[u8]>) -> Self {
-        let file = Self { dir: tempfile::tempdir().unwrap() };
-        file.write(content);
-        file
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("backends")
-    }
-
-    fn write(&self, content: impl AsRef<[u8]>) {
-        let new = self.dir.path().join("new");
-        fs::write(&new, content).unwrap();
-        fs::rename(new, self.path()).unwrap();
-    }
-
-    #[track_caller]
-    fn start(&self, args: &str) -> Cli {
-        Cli::start(&format!("--control --backends {} {args}", self.path().display()))
-    }
+#[test]
+fn a_socket_file_of_a_killed_process_is_replaced() {
+    let (_one, _two, args) = two_backends();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("front.sock");
+    let mut killed = Cli::start_at(&path, &args);
+    killed.child.kill().unwrap();
+    killed.wait();
+    assert!(path.exists());
+    let mut cli = Cli::start_at(&path, &args);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(read_tag(&mut client), "one");
+    cli.ask("quit");
+    cli.assert_ends_well();
+    assert!(!path.exists());
 }
 
 #[test]
-fn the_file_has_one_backend_a_line_with_comments_and_blank_lines() {
-    let file = BackendsFile::new(
-        "\u{feff}# who serves\n\n  a=127.0.0.1:1  \r\n\t# b=127.0.0.1:2\nc=127.0.0.1:3 # the third\nd=unix:/x#y\n#\ne=localhost:5",
-    );
-    let mut cli = file.start("");
-    assert_eq!(cli.backends(), "a=127.0.0.1:1 c=127.0.0.1:3 d=unix:/x#y e=localhost:5");
-}
-
-#[test]
-fn a_changed_file_is_reread_and_replaces_only_its_own_backends() {
-    let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
-    let file = BackendsFile::new(format!("f={}\n", one.addr));
-    let mut cli = file.start(&format!("--backend a={}", two.addr));
-    let (mut kept, tag) = cli.tagged_client();
-    assert_eq!(tag, "two");
-    let (mut gone, tag) = cli.tagged_client();
-    assert_eq!(tag, "one");
-    cli.ask("add c=127.0.0.1:3");
-    file.write("g=127.0.0.1:7\n");
-    assert_aborted(&mut gone);
-    cli.wait_for_backends(&format!("a={} c=127.0.0.1:3 g=127.0.0.1:7", two.addr));
-    assert_echo(&mut kept, b"stays");
-    fs::write(file.path(), "").unwrap();
-    cli.wait_for_backends(&format!("a={} c=127.0.0.1:3", two.addr));
-}
-
-#[test]
-fn commands_act_on_all_but_the_files_backends() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("--backend a=127.0.0.1:2");
-    for command in
-        ["set f=127.0.0.1:3", "add b=127.0.0.1:3 f=127.0.0.1:3", "remove f", "remove a f"]
-    {
-        let answer = cli.ask(command);
-        assert!(answer.starts_with("error ") && answer.contains("\"f\""), "{command}: {answer}");
+fn a_socket_file_that_somebody_listens_on_is_an_error_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("front.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // The shortest backlog there is; with one client in it, another would have to wait.
+    rustix::net::listen(&listener, 0).unwrap();
+    for _ in 0..2 {
+        let (status, message) = failure(&["--listen", &format!("unix:{}", path.display())]);
+        assert!(status == 1 && message.contains("another process listens there"), "{message}");
+        assert!(path.exists());
     }
-    assert_eq!(cli.backends(), "a=127.0.0.1:2 f=127.0.0.1:1");
-    assert_eq!(cli.ask("set b=127.0.0.1:4"), "ok closed=0 cancelled=0 backends=2");
-    assert_eq!(cli.ask("set"), "ok closed=0 cancelled=0 backends=1");
-    assert_eq!(cli.backends(), "f=127.0.0.1:1");
-}
-
-#[test]
-fn a_bad_file_is_an_error_that_names_file_and_line_once_and_the_running_set_is_kept() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("--backend a=127.0.0.1:2 --log off");
-    let before = cli.backends();
-    let bad: [(&[u8], usize, &str); 6] = [
-        (b"g=127.0.0.1:1\n\nh\n", 3, "KEY=TARGET"),
-        (b"g=127.0.0.1:1\ng=127.0.0.1:2\n", 2, "twice"),
-        (b"\n\n\na=127.0.0.1:1\n", 4, "\"a\""),
-        (b"g=127.0.0.1:0", 1, "port"),
-        (b"#\ng=no-such-host.invalid:1", 2, "no-such-host.invalid"),
-        (b"g=127.0.0.1:1\n\xff=127.0.0.1:1", 2, "UTF-8"),
-    ];
-    for (content, line, reason) in bad {
-        file.write(content);
-        let complaint = cli.complaint();
-        let place = format!("{}:{line}: ", file.path().display());
-        assert!(complaint.contains(&place) && complaint.contains(reason), "{complaint}");
-    }
-    // A repetition would come about as soon as the first complaint did; to miss it is the most that bad luck can do.
-    assert!(cli.stderr.recv_timeout(Duration::from_secs(1)).is_err());
-    assert_eq!(cli.backends(), before);
-    file.write("z=127.0.0.1:9\n");
-    cli.wait_for_backends("a=127.0.0.1:2 z=127.0.0.1:9");
-}
-
-#[test]
-fn a_hangup_signal_has_the_file_reread() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let cli = file.start("");
-    file.write("bad\n");
-    let first = cli.complaint();
-    cli.signal("HUP");
-    assert_eq!(cli.complaint(), first, "said once for each time it is reread");
-}
-
-#[test]
-fn a_file_that_vanishes_is_an_error_said_once_and_the_running_set_is_kept() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("");
-    fs::remove_file(file.path()).unwrap();
-    assert!(cli.complaint().contains(&format!("{}: ", file.path().display())));
-    assert_eq!(cli.backends(), "f=127.0.0.1:1");
-    fs::create_dir(file.path()).unwrap();
-    assert!(cli.complaint().contains("not a regular file"));
-    fs::remove_dir(file.path()).unwrap();
-    file.write("g=127.0.0.1:1\n");
-    cli.wait_for_backends("g=127.0.0.1:1");
+    drop(listener.accept().unwrap());
 }
 
 // Options that reach the balancer.

@@ -14,6 +14,7 @@ pub(crate) enum Command {
     Stats,
     Drain(Duration),
     Quit,
+    Help,
 }
 
 /// A change of the backends that do not come from the file.
@@ -69,10 +70,11 @@ pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
         ("drain", _) => return Err("drain needs SECONDS, and nothing else".to_owned()),
         ("stats", []) => Command::Stats,
         ("quit", []) => Command::Quit,
-        ("stats" | "quit", _) => return Err(format!("{verb} stands alone")),
+        ("help", []) => Command::Help,
+        ("stats" | "quit" | "help", _) => return Err(format!("{verb} stands alone")),
         _ => {
             return Err(format!(
-                "unknown command {}: set, add, remove, stats, drain or quit",
+                "unknown command {}: set, add, remove, stats, drain, quit or help",
                 quoted(verb)
             ));
         }
