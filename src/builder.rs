@@ -224,7 +224,8 @@ impl Builder {
         let registry = poll.registry().try_clone().map_err(Error::Setup)?;
         let waker = Waker::new(&registry, token::MAILBOX).map_err(Error::Setup)?;
         let (sender, mailbox) = mailbox::channel(Arc::new(waker));
-        let control = Control::new(sender, local_addr);
+        let ended = mailbox::oneshot::Sender::new();
+        let control = Control::new(sender, local_addr, ended.receiver());
         if let Some(set) = backends {
             control.update(set)?;
         }
@@ -232,7 +233,7 @@ impl Builder {
         let pool = Pool::new(pick, Random::new(seed));
         let event_loop = EventLoop::new(config, registry, listener, mailbox, pool, observer)
             .map_err(Error::Listener)?;
-        Ok(Server { event_loop, poll, control })
+        Ok(Server { event_loop, poll, control, ended })
     }
 
     /// Checks what Linux would, too: its error would not name the option, and would count against

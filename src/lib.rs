@@ -43,7 +43,7 @@
 //!
 //! - **Updates** ([`Control::update`]) replace the whole set in one step. The same step ends every
 //!   connection to a target that the new set lacks: relaying, half-closed, blocked on a client that
-//!   does not read, or dialling. Once [`Update::wait`] returns, no byte is read from such a target
+//!   does not read, or dialling. Once the [`Update`] is applied, no byte is read from such a target
 //!   or written to it. Connections to other targets are not touched. The target name counts, not
 //!   the key: a key with a new target loses its old connections, unless another key names the old
 //!   target. [`Control::update_draining`] lets old connections finish within a limit.
@@ -90,21 +90,21 @@
 //! The balancer is one event loop on one thread: the caller's ([`Server::run`]) or its own
 //! ([`Server::spawn`]). Your [`Backend::dial`], your [`Observer`] and your logger are called on
 //! that thread and must not block. Names are looked up where a backend is created, on the thread
-//! that creates it. [`Control`] works on any thread; one that must not block, such as an async
-//! runtime's, uses [`Update::poll`] instead of waiting.
+//! that creates it. [`Control`] works on any thread. What it returns is [`Pending`]: a thread waits
+//! for it, a task awaits it, on any executor.
 //!
 //! # Observing and stopping
 //!
-//! [`Control::stats`] returns a consistent snapshot of the counters, per backend and per reason of
+//! [`Control::stats`] asks for a consistent snapshot of the counters, per backend and per reason of
 //! ending. An [`Observer`] is told of each client, failed attempt, end and update as it happens.
 //! The [`log`](https://docs.rs/log) crate gets lines with the target `tinylb`: `info` for start,
 //! stop and what each update changed, `warn` (rate-limited) for what an operator must see, `debug`
 //! for each connection.
 //!
 //! [`Control::shutdown`] ends everything at once. [`Control::drain`] stops accepting, and lets
-//! connections finish within a limit. [`Server::run`] then returns a [`Summary`]. Dropping the
-//! [`ServerThread`] that [`Server::spawn`] returns shuts down and waits for the end. Dropping a
-//! [`Control`] stops nothing.
+//! connections finish within a limit. [`Server::run`] then returns a [`Summary`], and
+//! [`Control::ended`] answers with it. Dropping the [`ServerThread`] that [`Server::spawn`] returns
+//! shuts down and waits for the end. Dropping a [`Control`] stops nothing.
 //!
 //! # Sockets and descriptors
 //!
@@ -175,6 +175,7 @@ pub use crate::backend::{Backend, BackendSet, Dial, DialRequest, Entry, Iter, Tc
 pub use crate::builder::Builder;
 pub use crate::control::{Control, Update};
 pub use crate::error::Error;
+pub use crate::mailbox::Pending;
 #[cfg(feature = "socket2")]
 pub use crate::net::ListenOptions;
 pub use crate::net::{

@@ -9,14 +9,12 @@ use crate::stats::{Applied, EndReason};
 /// Is told what happens, as it happens, on the balancer's thread.
 ///
 /// All traffic waits while a method runs, so keep it short: count, or send to a channel. Every
-/// method does nothing by default. `Box<O>` and `Option<O>` are observers, too. Calls that wait,
-/// such as [`Control::stats`] or [`Update::wait`], return [`Error::OwnThread`] here; the other
-/// methods of [`Control`] work. A panic ends the balancer and aborts every connection;
-/// [`ended`](Self::ended) is not called for those.
+/// method does nothing by default. `Box<O>` and `Option<O>` are observers, too. The methods of
+/// [`Control`] work here, but [`Pending::wait`] returns [`Error::OwnThread`]. A panic ends the
+/// balancer and aborts every connection; [`ended`](Self::ended) is not called for those.
 ///
 /// [`Control`]: crate::Control
-/// [`Control::stats`]: crate::Control::stats
-/// [`Update::wait`]: crate::Update::wait
+/// [`Pending::wait`]: crate::Pending::wait
 /// [`Error::OwnThread`]: crate::Error::OwnThread
 ///
 /// ```

@@ -331,7 +331,7 @@ fn c5_1_no_byte_of_the_client_is_read_before_its_backend_is_connected_and_none_i
     client.write_all(&sent[10_000..]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     gate.knock(&mut far);
-    assert_eq!(control.stats().unwrap().dialling, 1);
+    assert_eq!(control.stats().unwrap().wait().unwrap().dialling, 1);
     assert_eq!(reads.load(Ordering::SeqCst), 0);
 
     gate.answer(&mut far, Answer::Up);
@@ -548,7 +548,8 @@ mod unix {
 
         assert_cut(&mut far);
         wait_for("the client is counted", || {
-            (control.stats().unwrap().refused.of(EndReason::ClientFailed) == 1).then_some(())
+            (control.stats().unwrap().wait().unwrap().refused.of(EndReason::ClientFailed) == 1)
+                .then_some(())
         });
     }
 
@@ -558,7 +559,7 @@ mod unix {
         let (control, _thread, mut client, mut far) = unix_balancer_at(&gate);
         client.write_all(b"request").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(control.stats().unwrap().dialling, 1);
+        assert_eq!(control.stats().unwrap().wait().unwrap().dialling, 1);
 
         gate.answer(&mut far, Answer::Up);
 

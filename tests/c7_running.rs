@@ -97,7 +97,9 @@ fn c7_1_run_works_on_the_thread_that_calls_it_and_sums_its_life_up() {
         assert_eq!(read_tag(&mut client), "echo");
         assert_echo(&mut client, b"hello");
         drop(client);
-        wait_for("it ends", || (control.stats().unwrap().ended.total() == 1).then_some(()));
+        wait_for("it ends", || {
+            (control.stats().unwrap().wait().unwrap().ended.total() == 1).then_some(())
+        });
         control.update(BackendSet::new()).unwrap().wait().unwrap();
         assert_refused(addr);
         control.shutdown().unwrap();
@@ -227,7 +229,7 @@ fn c7_2_of_two_drains_the_earlier_limit_holds() {
             for limit in limits {
                 balancer.control.drain(limit).unwrap();
                 if !at_once {
-                    drop(balancer.control.stats()); // it is obeyed by now
+                    drop(balancer.control.stats().and_then(|stats| stats.wait())); // it is obeyed by now
                 }
             }
             assert_eq!(join(balancer.thread).ended.of(EndReason::DrainLimit), 1);
@@ -240,7 +242,7 @@ fn c7_2_shutdown_overrides_a_drain_whichever_comes_first() {
     let echo = TestBackend::echo("echo");
     type Call = fn(&Control);
     let drain: Call = |control| control.drain(AN_HOUR).unwrap();
-    let until_obeyed: Call = |control| drop(control.stats());
+    let until_obeyed: Call = |control| drop(control.stats().and_then(|stats| stats.wait()));
     let shutdown: Call = |control| control.shutdown().unwrap();
     let orders: [&[Call]; 3] =
         [&[drain, shutdown], &[shutdown, drain], &[drain, until_obeyed, shutdown, shutdown]];
@@ -321,7 +323,7 @@ fn c7_3_dropping_what_spawn_returned_stops_and_joins() {
 
     assert!(is_over.load(Ordering::SeqCst));
     assert_cut(&mut client);
-    assert_stopped(balancer.control.stats());
+    assert_stopped(balancer.control.stats().and_then(|stats| stats.wait()));
 }
 
 #[test]
@@ -349,13 +351,13 @@ fn c7_4_after_the_end_what_needs_the_loop_answers_stopped() {
     in_time("all answers", move || {
         assert_stopped(control.update(BackendSet::new()));
         assert_stopped(control.update_draining(BackendSet::new(), SOON));
-        assert_stopped(control.stats());
+        assert_stopped(control.stats().and_then(|stats| stats.wait()));
         control.shutdown().unwrap();
         control.drain(SOON).unwrap();
     });
     assert_eq!(applied.wait().unwrap(), result, "what was applied stays applied");
     assert_eq!(applied.wait_timeout(Duration::ZERO).unwrap(), Some(result));
-    assert_eq!(applied.poll().unwrap(), Some(result));
+    assert_eq!(applied.try_wait().unwrap(), Some(result));
 }
 
 #[test]
@@ -363,7 +365,7 @@ fn c7_4_a_server_that_is_dropped_unrun_releases_who_waits() {
     let (server, addr) = server(BackendSet::new());
     let control = server.control();
     let update = control.update(BackendSet::new()).unwrap();
-    assert_eq!(update.poll().unwrap(), None);
+    assert_eq!(update.try_wait().unwrap(), None);
     assert_eq!(update.wait_timeout(Duration::from_millis(1)).unwrap(), None);
     let waiters: Vec<_> = [None, Some(AN_HOUR), Some(Duration::MAX)]
         .map(|limit| {
@@ -380,8 +382,8 @@ fn c7_4_a_server_that_is_dropped_unrun_releases_who_waits() {
     for waiter in waiters {
         assert_stopped(in_time("the waiter is released", || waiter.join().unwrap()));
     }
-    assert_stopped(update.poll());
-    assert_stopped(control.stats());
+    assert_stopped(update.try_wait());
+    assert_stopped(control.stats().and_then(|stats| stats.wait()));
     assert_stopped(control.update(BackendSet::new()));
     control.shutdown().unwrap();
     TcpStream::connect(addr).unwrap_err();
@@ -417,7 +419,7 @@ fn c7_4_a_panic_in_host_code_cuts_everything_and_releases_who_waits() {
     assert_cut(&mut client);
     let result = in_time("it ends", || balancer.thread.join());
     assert!(matches!(result, Err(Error::Panicked)), "{result:?}");
-    assert_stopped(balancer.control.stats());
+    assert_stopped(balancer.control.stats().and_then(|stats| stats.wait()));
 }
 
 #[test]
@@ -429,9 +431,15 @@ fn c7_4_waiting_on_the_loops_own_thread_is_an_error() {
         if moment == Accepted {
             let control = control.get().unwrap();
             let update = control.update_draining(BackendSet::new(), SOON).unwrap();
-            let poll = update.poll();
-            done.send((control.stats(), update.wait(), update.wait_timeout(AN_HOUR), poll, update))
-                .unwrap();
+            let poll = update.try_wait();
+            done.send((
+                control.stats().and_then(|stats| stats.wait()),
+                update.wait(),
+                update.wait_timeout(AN_HOUR),
+                poll,
+                update,
+            ))
+            .unwrap();
         }
     });
     let balancer = Balancer::with(Server::builder().observer(observer), BackendSet::new());
@@ -479,7 +487,8 @@ fn c7_4_the_loops_own_thread_can_neither_join_itself_nor_deadlock_in_a_drop() {
             assert_own_thread(result);
         }
         wait_for("it ends all the same", || {
-            matches!(control.stats(), Err(Error::Stopped)).then_some(())
+            matches!(control.stats().and_then(|stats| stats.wait()), Err(Error::Stopped))
+                .then_some(())
         });
     }
 }
@@ -489,7 +498,7 @@ fn c7_4_controls_work_before_the_start() {
     let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
     let (server, addr) = server(set([("a", one.addr)]));
     let control = server.control();
-    assert_eq!(control.stats().unwrap(), Stats::default());
+    assert_eq!(control.stats().unwrap().wait().unwrap(), Stats::default());
     let mut client = connect(addr);
     let update = control.update(set([("b", two.addr)])).unwrap();
 

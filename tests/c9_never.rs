@@ -188,7 +188,9 @@ fn c9_2_nothing_outlives_run() {
         let thread = server.spawn().unwrap();
         let (client, dialling) = (connect(at), connect(at));
         let accepted = accept(&backend);
-        wait_for("a dial", || (control.stats().unwrap().dialling == 1).then_some(()));
+        wait_for("a dial", || {
+            (control.stats().unwrap().wait().unwrap().dialling == 1).then_some(())
+        });
         assert!(threads().contains(&"tinylb\n".to_owned()));
         control.shutdown().unwrap();
         thread.join().unwrap();
@@ -230,7 +232,7 @@ fn c9_1_no_order_of_host_calls_panics_or_hangs() {
         },
         |control, set| drop(control.update_draining(set.clone(), Duration::ZERO)),
         |control, _| drop(control.update_draining(BackendSet::new(), Duration::MAX)),
-        |control, _| drop(control.stats()),
+        |control, _| drop(control.stats().and_then(|stats| stats.wait())),
         |control, _| control.drain(Duration::MAX).unwrap(),
         |control, _| control.drain(Duration::ZERO).unwrap(),
         |control, _| control.shutdown().unwrap(),

@@ -111,7 +111,7 @@ fn c8_1_a_balancer_that_was_spawned_tells_of_its_first_backends_at_once() {
         let server =
             Server::builder().backends(set([("a", refusing_addr())])).build(listener()).unwrap();
         let thread = server.spawn().unwrap();
-        assert!(thread.control().stats().unwrap().backend("a").is_some());
+        assert!(thread.control().stats().unwrap().wait().unwrap().backend("a").is_some());
     }
 }
 

@@ -236,7 +236,7 @@ impl Life {
             assert_eq!(delivered, was_read, "what came before the error");
         }
         // Nobody is left to ask where the balancer has ended.
-        if let Ok(stats) = rig.balancer.control.stats() {
+        if let Ok(stats) = rig.balancer.control.stats().and_then(|stats| stats.wait()) {
             let counted: u64 =
                 stats.backends.iter().map(|backend| backend.usage.dial_failures).sum();
             assert_eq!(counted, rig.books.lock().failed.len() as u64);

@@ -186,7 +186,11 @@ impl Rig {
 
     /// Whether all has come to an end that the load began.
     pub(crate) fn is_settled(&self) -> bool {
-        let is_empty = self.control.stats().is_ok_and(|stats| stats.open + stats.dialling == 0);
+        let is_empty = self
+            .control
+            .stats()
+            .and_then(|stats| stats.wait())
+            .is_ok_and(|stats| stats.open + stats.dialling == 0);
         is_empty && self.book.is_settled() && self.fleet.is_idle()
     }
 
@@ -197,7 +201,7 @@ impl Rig {
             "[{}] {:?}, backends busy: {is_busy}, {:?}",
             self.name,
             self.book.counts(),
-            self.control.stats()
+            self.control.stats().and_then(|stats| stats.wait())
         )
     }
 
@@ -206,7 +210,7 @@ impl Rig {
     pub(crate) fn check(&self, faults: &Faults) -> Figures {
         self.book.look_for_the_overdue();
         let before = self.book.counts();
-        let stats = match self.control.stats() {
+        let stats = match self.control.stats().and_then(|stats| stats.wait()) {
             Ok(stats) => stats,
             Err(err) => {
                 faults.report(format!("[{}] no counters: {err}", self.name));
@@ -233,7 +237,10 @@ impl Rig {
     /// Nobody is there any more: now all is exact.
     pub(crate) fn check_at_rest(&self, faults: &Faults) {
         self.check(faults);
-        let (counts, stats) = (self.book.counts(), self.control.stats().unwrap_or_default());
+        let (counts, stats) = (
+            self.book.counts(),
+            self.control.stats().and_then(|stats| stats.wait()).unwrap_or_default(),
+        );
         let bytes = (stats.bytes_up, stats.bytes_down);
         faults.unless(bytes == (counts.bytes_up, counts.bytes_down), || {
             format!(

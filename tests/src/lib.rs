@@ -78,7 +78,7 @@ impl Balancer {
 
     #[track_caller]
     pub fn stats(&self) -> Stats {
-        let stats = self.control.stats().unwrap();
+        let stats = self.control.stats().unwrap().wait().unwrap();
         let (refused, ended) = (stats.refused.total(), stats.ended.total());
         assert_eq!(
             stats.accepted,

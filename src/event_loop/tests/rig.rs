@@ -168,7 +168,11 @@ impl Rig {
             Pool::new(PickSettings::default(), Random::new(1)),
             Box::new(notes.clone()),
         );
-        let control = Control::new(sender, Address::Other("listener".into()));
+        let control = Control::new(
+            sender,
+            Address::Other("listener".into()),
+            crate::mailbox::oneshot::Sender::new().receiver(),
+        );
         let mut rig = Self {
             event_loop: event_loop.unwrap(),
             control,
@@ -223,7 +227,7 @@ impl Rig {
     pub(super) fn update(&mut self, backends: &[(&'static str, &Scripted)]) -> Applied {
         let update = self.submit(backends);
         self.settle(COMMANDED);
-        update.poll().unwrap().expect("not applied in the turn that was told of it")
+        update.try_wait().unwrap().expect("not applied in the turn that was told of it")
     }
 
     /// Has a client come in.

@@ -457,7 +457,7 @@ impl Player {
     fn settle(&mut self) {
         self.wait_until(Self::is_at_rest);
         self.couples.retain(|couple| !couple.is_over());
-        let stats = self.control.stats().unwrap();
+        let stats = self.control.stats().unwrap().wait().unwrap();
         assert_eq!(
             stats.accepted,
             stats.refused.total() + stats.ended.total() + stats.dialling + stats.open
