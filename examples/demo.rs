@@ -58,7 +58,7 @@ fn play() -> Result<()> {
     let listener = TcpListener::bind(ANY_PORT)?;
     let addr = listener.local_addr()?;
     // By default a backend that keeps failing is passed over for up to 30 seconds, which is longer than this story.
-    let ejection = Ejection { max: Duration::from_secs(1), ..Ejection::default() };
+    let ejection = Ejection::new(3, Duration::from_secs(1), Duration::from_secs(1));
     let balancer =
         Server::builder().backends(set.clone()).ejection(ejection).build(listener)?.spawn()?;
     let control = balancer.control();

@@ -176,7 +176,9 @@ impl Builder {
         self
     }
 
-    /// Sets when a failing backend is ejected, and for how long. See [`Ejection`] for the defaults.
+    /// Sets when a failing backend is ejected, and for how long. Defaults to
+    /// [`Ejection::default`]: after three failed dials in a row, for 1 to 30 seconds. With
+    /// `failures` 0 no backend is ever ejected.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.pick.ejection = ejection;
         self

@@ -215,7 +215,11 @@ fn c1_4_the_addresses_of_a_backend_are_tried_in_order_until_one_answers() {
     let mut backends = set([("b", two.addr)]);
     backends.insert("a", several.clone());
     // If one failed address were a failed backend, it would be ejected here.
-    let builder = Server::builder().ejection(Ejection { failures: 1, ..Ejection::default() });
+    let builder = Server::builder().ejection(Ejection::new(
+        1,
+        Duration::from_secs(1),
+        Duration::from_secs(30),
+    ));
     let balancer = Balancer::with(builder, backends);
 
     assert_eq!(balancer.tagged_client().1, "one");
@@ -232,7 +236,11 @@ fn c1_4_the_next_backend_gets_the_client_when_all_addresses_have_failed() {
     let several = Several::new([refusing_addr(), refusing_addr()]);
     let mut backends = set([("b", two.addr)]);
     backends.insert("a", several.clone());
-    let builder = Server::builder().ejection(Ejection { failures: 1, ..Ejection::default() });
+    let builder = Server::builder().ejection(Ejection::new(
+        1,
+        Duration::from_secs(1),
+        Duration::from_secs(30),
+    ));
     let balancer = Balancer::with(builder, backends);
 
     assert_eq!(balancer.tagged_client().1, "two");

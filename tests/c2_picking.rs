@@ -36,11 +36,9 @@ fn picks(balancer: &Balancer, count: usize) -> Vec<String> {
     (0..count).map(|_| balancer.tagged_client().1).collect()
 }
 
-const NEVER: Ejection =
-    Ejection { failures: 0, base: Duration::from_secs(1), max: Duration::from_secs(1) };
+const NEVER: Ejection = Ejection::new(0, Duration::from_secs(1), Duration::from_secs(1));
 /// By the first failure, for longer than any test.
-const AT_ONCE: Ejection =
-    Ejection { failures: 1, base: Duration::from_secs(3600), max: Duration::from_secs(3600) };
+const AT_ONCE: Ejection = Ejection::new(1, Duration::from_secs(3600), Duration::from_secs(3600));
 
 #[test]
 fn c2_1_clients_go_round_in_key_order_whatever_the_order_of_insertion() {

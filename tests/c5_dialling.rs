@@ -573,7 +573,7 @@ mod unix {
 // C5.5
 
 /// After three failures, for so long that no test sees the end of it.
-const FOR_GOOD: Ejection = Ejection { failures: 3, base: LONG, max: LONG };
+const FOR_GOOD: Ejection = Ejection::new(3, LONG, LONG);
 
 /// A backend "a" of which the test decides, and "b", which is fine.
 fn moody_and_fine(
@@ -646,7 +646,7 @@ fn c5_5_a_black_hole_is_ejected_also_where_the_dial_limit_leaves_it_less_than_th
 #[test]
 fn c5_5_an_ejected_backend_comes_back_after_its_time_and_one_failure_ejects_it_for_longer() {
     let base = Duration::from_millis(200);
-    let ejection = Ejection { failures: 3, base, max: LONG };
+    let ejection = Ejection::new(3, base, LONG);
     let (balancer, moody, _backends) = moody_and_fine(Some(ErrorKind::ConnectionRefused), ejection);
     // Returns a time shortly before the dial, from which on its failure counts.
     let until_dialled = |dials| {

@@ -262,7 +262,7 @@ fn c9_1_settings_that_make_no_sense_are_errors() {
     let keepalive = |idle, interval, probes| {
         Server::builder().keepalive(Some(Keepalive::new(idle, interval, probes)))
     };
-    let ejection = |base, max| Server::builder().ejection(Ejection { failures: 3, base, max });
+    let ejection = |base, max| Server::builder().ejection(Ejection::new(3, base, max));
     let wrong = [
         (Server::builder().connect_timeout(zero), "connect_timeout"),
         (Server::builder().dial_limit(zero), "dial_limit"),
@@ -321,18 +321,18 @@ fn c9_1_no_setting_is_too_large_or_too_small() {
             .dial_limit(max)
             .idle_timeout(Some(max))
             .half_closed_timeout(max)
-            .ejection(Ejection { failures: 1, base: max, max }),
+            .ejection(Ejection::new(1, max, max)),
     );
-    assert_works(Server::builder().buffer_size(1).max_connections(1).ejection(Ejection {
-        failures: u32::MAX,
-        base: Duration::from_nanos(1),
-        max: Duration::from_nanos(1),
-    }));
-    assert_works(
-        Server::builder()
-            .buffer_size(16 << 20)
-            .ejection(Ejection { failures: 0, ..Ejection::default() }),
-    );
+    assert_works(Server::builder().buffer_size(1).max_connections(1).ejection(Ejection::new(
+        u32::MAX,
+        Duration::from_nanos(1),
+        Duration::from_nanos(1),
+    )));
+    assert_works(Server::builder().buffer_size(16 << 20).ejection(Ejection::new(
+        0,
+        Duration::from_secs(1),
+        Duration::from_secs(30),
+    )));
     // What no system takes is an error that names the setting.
     let keepalive = Keepalive::new(max, max, u32::MAX);
     for builder in

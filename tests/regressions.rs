@@ -31,7 +31,11 @@ impl Backend for Interrupted {
 fn c5_5_a_dial_that_was_interrupted_is_begun_again_and_not_held_against_the_backend() {
     let backend = TestBackend::echo("a");
     let interrupted = Interrupted { backend: TcpBackend::new(backend.addr), times: 3.into() };
-    let builder = Server::builder().ejection(Ejection { failures: 1, ..Ejection::default() });
+    let builder = Server::builder().ejection(Ejection::new(
+        1,
+        std::time::Duration::from_secs(1),
+        std::time::Duration::from_secs(30),
+    ));
     let balancer = Balancer::with(builder, [("a", interrupted)].into());
 
     let (mut client, tag) = balancer.tagged_client();

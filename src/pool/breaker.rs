@@ -10,7 +10,16 @@ use crate::time::after;
 /// An ejected backend gets no client while another backend is left to try. The time doubles with
 /// each ejection that no success came between, from `base` up to `max`, and is then shortened by up
 /// to a quarter at random, so that a fleet does not return to a backend all at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use tinylb::{Ejection, Server};
+///
+/// let (base, max) = (Duration::from_millis(200), Duration::from_secs(5));
+/// let builder = Server::builder().ejection(Ejection::new(2, base, max));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ejection {
     /// How many consecutive failed dials eject a backend. Defaults to 3; 0 never ejects.
     pub failures: u32,
@@ -22,11 +31,16 @@ pub struct Ejection {
 
 impl Default for Ejection {
     fn default() -> Self {
-        Self { failures: 3, base: Duration::from_secs(1), max: Duration::from_secs(30) }
+        Self::new(3, Duration::from_secs(1), Duration::from_secs(30))
     }
 }
 
 impl Ejection {
+    /// Returns these settings. [`Builder::build`](crate::Builder::build) checks them.
+    pub const fn new(failures: u32, base: Duration, max: Duration) -> Self {
+        Self { failures, base, max }
+    }
+
     /// Returns the time of an ejection after `earlier` ones in a row.
     fn duration(&self, earlier: u32, random: &mut Random) -> Duration {
         let doubled = self.base.saturating_mul(2_u32.saturating_pow(earlier));

@@ -62,7 +62,7 @@ fn rig(builder: Builder, backends: usize, shortages: &[&Shortage]) -> Rig {
             None => Fault::Nothing,
         }
     });
-    let ejection = Ejection { failures: 1, ..Ejection::default() };
+    let ejection = Ejection::new(1, Duration::from_secs(1), Duration::from_secs(30));
     Rig::with(
         builder.connect_timeout(LONG).ejection(ejection),
         backends,

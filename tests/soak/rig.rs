@@ -24,11 +24,8 @@ const BACKLOG: i32 = 1024;
 /// A dial that is not answered keeps its client from others for so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 /// So short that backends which fail are tried again and again.
-const EJECTION: Ejection = Ejection {
-    failures: FAILURES_TO_EJECT,
-    base: Duration::from_millis(200),
-    max: Duration::from_secs(2),
-};
+const EJECTION: Ejection =
+    Ejection::new(FAILURES_TO_EJECT, Duration::from_millis(200), Duration::from_secs(2));
 
 /// What is the same for all balancers of a run.
 pub(crate) struct Run {

@@ -50,7 +50,7 @@ fn c5_3_a_client_whose_backend_host_has_vanished_is_served_by_another_when_the_c
  {
     const LIMIT: Duration = Duration::from_secs(2);
     let Some(scene) = Scene::new(Weather::fair()) else { return };
-    let ejection = Ejection { base: PATIENCE, ..Ejection::default() };
+    let ejection = Ejection::new(3, PATIENCE, Duration::from_secs(30));
     let stage = Stage::new(&scene, Server::builder().connect_timeout(LIMIT).ejection(ejection));
     scene.unplug(Victim::Backend);
     for attempts in 1..=3 {
@@ -89,8 +89,7 @@ fn c5_3_a_client_whose_backend_host_answers_no_arp_is_served_by_another_once_the
 fn c5_5_a_host_that_comes_back_is_served_again_when_its_ejection_has_run_out() {
     const LIMIT: Duration = Duration::from_millis(400);
     let Some(scene) = Scene::new(Weather::fair()) else { return };
-    let ejection =
-        Ejection { failures: 1, base: Duration::from_secs(8), max: Duration::from_secs(8) };
+    let ejection = Ejection::new(1, Duration::from_secs(8), Duration::from_secs(8));
     let stage = Stage::new(&scene, Server::builder().connect_timeout(LIMIT).ejection(ejection));
     scene.unplug(Victim::Backend);
     assert_eq!(stage.serve_another(&scene).0, "b");
