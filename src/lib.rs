@@ -181,7 +181,12 @@ pub use crate::net::ListenOptions;
 pub use crate::net::{
     Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
-pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
+pub use crate::observer::{
+    AcceptChanged, AttemptFailed, BackendRef, BreakerChanged, BreakerState, Client, Connected,
+    Ended, Observer,
+};
 pub use crate::pool::Ejection;
 pub use crate::server::{Server, ServerThread};
-pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};
+pub use crate::stats::{
+    Applied, BackendStats, DialError, EndCounts, EndReason, Stats, Summary, Usage,
+};

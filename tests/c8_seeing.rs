@@ -124,8 +124,7 @@ fn c8_1_a_key_with_a_new_target_keeps_its_counters() {
 #[test]
 fn c8_1_failed_dials_and_ejections_are_seen() {
     let (refusing, echo) = (refusing_addr(), TestBackend::echo("echo"));
-    let ejection =
-        Ejection { failures: 2, base: Duration::from_secs(3600), max: Duration::from_secs(3600) };
+    let ejection = Ejection::new(2, Duration::from_secs(3600), Duration::from_secs(3600));
     let balancer = Balancer::with(
         Server::builder().ejection(ejection),
         set([("a", refusing), ("b", echo.addr)]),
@@ -242,8 +241,9 @@ impl Observer for Record {
     fn ended(&mut self, ended: &Ended<'_>) {
         let Ended { client, backend, lasted, bytes_up, bytes_down, reason, error, .. } = ended;
         self.0.lock().unwrap().durations.push(*lasted);
-        let backend =
-            backend.map(|(key, target_name)| format!(" {key}={target_name}")).unwrap_or_default();
+        let backend = backend
+            .map(|backend| format!(" {}={}", backend.key, backend.target_name))
+            .unwrap_or_default();
         let error = error.map(|error| format!(", {:?}", error.kind())).unwrap_or_default();
         self.note(format!(
             "{} ended{backend} {bytes_up}/{bytes_down} {reason:?}{error}",

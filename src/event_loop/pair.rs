@@ -118,6 +118,8 @@ pub(crate) struct Candidate {
     pub(crate) assignment: Assignment,
     /// Which of its dials: see `Backend::attempts`.
     pub(crate) attempt: u32,
+    /// When that dial was begun, or is to be.
+    pub(crate) dialled_at: Instant,
     /// Whether a dial failed for a reason that says something of the backend.
     pub(crate) has_failed: bool,
 }

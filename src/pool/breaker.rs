@@ -1,7 +1,9 @@
 //! The circuit breaker of a backend: when dials that keep failing eject it, and for how long.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::observer::{BreakerChanged, BreakerState};
 use crate::random::Random;
 use crate::time::after;
 
@@ -75,6 +77,21 @@ pub(crate) enum Breaker {
     },
 }
 
+/// A change of a breaker that the observer is to be told of.
+pub(crate) struct BreakerChange {
+    pub(super) key: Arc<str>,
+    pub(super) target_name: Arc<str>,
+    pub(super) state: BreakerState,
+}
+
+impl BreakerChange {
+    /// Returns what the observer is told.
+    pub(crate) fn observed(&self) -> BreakerChanged<'_> {
+        let Self { key, target_name, state } = self;
+        BreakerChanged { key, target_name, state: *state }
+    }
+}
+
 impl Default for Breaker {
     fn default() -> Self {
         Self::Closed { failures: 0 }
@@ -82,6 +99,17 @@ impl Default for Breaker {
 }
 
 impl Breaker {
+    /// Returns how long the backend stays ejected, if it is.
+    pub(super) fn ejected_for(&self, now: Instant) -> Option<Duration> {
+        let Self::Ejected { until, .. } = self else { return None };
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Returns whether the backend is to be probed, or is being probed.
+    pub(super) fn is_half_open(&self, now: Instant) -> bool {
+        !matches!(self, Self::Closed { .. }) && self.ejected_for(now).is_none()
+    }
+
     /// Returns whether the next client may be given the backend, even though others are left.
     pub(super) fn is_available(&self) -> bool {
         match self {

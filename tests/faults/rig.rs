@@ -210,7 +210,7 @@ impl Observer for Books {
     fn ended(&mut self, ended: &Ended<'_>) {
         let mut books = self.lock();
         let key = books.connected.get(&ended.client.id);
-        assert_eq!(ended.backend.map(|(key, _)| key), key.map(String::as_str));
+        assert_eq!(ended.backend.map(|backend| backend.key), key.map(String::as_str));
         let end = End {
             reason: ended.reason,
             was_connected: key.is_some(),

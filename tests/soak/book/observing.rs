@@ -123,7 +123,7 @@ impl Book {
                 .fault(format!("client {} has ended twice, or never came", ended.client.id));
         };
         pages.pair_at.remove(&ended.client.addr.to_string());
-        let target = ended.backend.map(|(_, name)| self.target(name));
+        let target = ended.backend.map(|backend| self.target(backend.target_name));
         self.require(target == pair.connected.map(|(target, _)| target), || {
             format!(
                 "connection {} ended with {target:?} instead of {:?}",

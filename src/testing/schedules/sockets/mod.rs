@@ -168,7 +168,7 @@ impl Observer for Witness {
     }
 
     fn ended(&mut self, ended: &Ended<'_>) {
-        let target = ended.backend.map(|(_, target)| target.to_owned());
+        let target = ended.backend.map(|backend| backend.target_name.to_owned());
         let _ = self.0.send(Told::Ended {
             client: ended.client.addr.to_string(),
             target,
