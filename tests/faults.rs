@@ -137,7 +137,11 @@ fn c9_1_c5_5_interrupted_calls_are_made_again_and_blame_nobody() {
             };
             if count % (times + 1) < times { Fault::Fail(EINTR) } else { Fault::Nothing }
         };
-        let builder = Server::builder().ejection(Ejection { failures: 1, ..Ejection::default() });
+        let builder = Server::builder().ejection(Ejection::new(
+            1,
+            Duration::from_secs(1),
+            Duration::from_secs(30),
+        ));
         assert_nothing_changes(Rig::new(builder, 2, Lab::new(plan)), 20_000);
     }
 }

@@ -408,7 +408,7 @@ fn c7_2_a_drain_ends_at_its_limit_although_a_vanished_host_cannot_finish() {
 #[test]
 fn c5_3_c5_5_a_vanished_host_is_failed_over_ejected_and_served_again_when_it_is_back() {
     const LIMIT: Duration = Duration::from_secs(1);
-    let ejection = Ejection { failures: 2, base: 4 * LIMIT, max: 4 * LIMIT };
+    let ejection = Ejection::new(2, 4 * LIMIT, 4 * LIMIT);
     let builder = Server::builder().connect_timeout(LIMIT).ejection(ejection);
     let Some(mut scene) = Scene::new(builder) else { return };
     drop(scene.pair());

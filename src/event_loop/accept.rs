@@ -53,20 +53,20 @@ impl EventLoop {
                     debug!("a client was gone before it was accepted: {err}");
                     failed += 1;
                 }
-                Accept::ListenerFailed(err) => return self.pause_accepting(&err, now),
+                Accept::ListenerFailed(err) => return self.pause_accepting(err, now),
             }
         }
         if failed == ACCEPTS_PER_TURN {
             // A listener that fails in this way for good would keep the loop busy for ever.
-            self.pause_accepting(&io::ErrorKind::ConnectionAborted.into(), now);
+            self.pause_accepting(io::ErrorKind::ConnectionAborted.into(), now);
         }
     }
 
-    fn pause_accepting(&mut self, err: &io::Error, now: Instant) {
-        self.acceptor.pause(now);
+    fn pause_accepting(&mut self, err: io::Error, now: Instant) {
         if let Some(suppressed) = self.cx.accept_warnings.pass(now) {
             warn!("cannot accept clients for now: {err}{suppressed}");
         }
+        self.acceptor.pause(err, now);
     }
 
     fn accept_client(&mut self, stream: Box<dyn Stream>, addr: Address, now: Instant) {
@@ -89,7 +89,7 @@ impl EventLoop {
             Ok(()) => self.advance_dial(slot, now),
             Err(err) => {
                 self.close_pair(slot, EndReason::LocalFailure, now);
-                self.pause_accepting(&err, now);
+                self.pause_accepting(err, now);
             }
         }
     }

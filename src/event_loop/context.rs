@@ -9,7 +9,7 @@ use super::log_limit::LogLimit;
 use super::pair::{ClientInfo, Limits, Relaying};
 use crate::log::{debug, info, warn};
 use crate::net::SocketOptions;
-use crate::observer::{Ended, Observer};
+use crate::observer::{BackendRef, Ended, Observer};
 use crate::pool::{Pool, Tried};
 use crate::relay::Progress;
 use crate::stats::{EndReason, Stats};
@@ -135,7 +135,10 @@ impl Context {
         let Relaying { assignment, duplex } = relaying;
         let ended = Ended {
             client: client.observed(),
-            backend: Some((assignment.key(), assignment.target_name())),
+            backend: Some(BackendRef {
+                key: assignment.key(),
+                target_name: assignment.target_name(),
+            }),
             lasted: now.saturating_duration_since(client.accepted_at),
             bytes_up: duplex.bytes_up,
             bytes_down: duplex.bytes_down,

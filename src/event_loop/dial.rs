@@ -33,7 +33,7 @@ enum Step {
     /// There is more to do, in a later turn, since each dial costs time.
     Retry(Phase),
     /// No descriptor is left to dial with.
-    AwaitDescriptor(Candidate),
+    AwaitDescriptor(Candidate, io::Error),
     /// All backends that are left are busy. This target comes first.
     AwaitBusy(Id<Target>),
     Connected {
@@ -144,9 +144,9 @@ impl EventLoop {
         let is_retried = matches!(step, Step::Retry(_));
         let phase = match step {
             Step::Wait(phase) | Step::Retry(phase) => phase,
-            Step::AwaitDescriptor(candidate) => {
+            Step::AwaitDescriptor(candidate, err) => {
                 self.fd_waiters.push_back(token);
-                self.acceptor.pause(now);
+                self.acceptor.pause(err, now);
                 Phase::AwaitDescriptor(Some(candidate))
             }
             Step::AwaitBusy(target) => {
@@ -226,7 +226,7 @@ impl Dialler<'_> {
 
     fn pick(&mut self) -> Step {
         match self.cx.pool.pick(self.tried) {
-            Picked::Backend(assignment) => self.dial(Candidate::new(assignment)),
+            Picked::Backend(assignment) => self.dial(Candidate::new(assignment, self.now)),
             Picked::Busy(target) => Step::AwaitBusy(target),
             Picked::None => Step::Close(self.cx.refusal()),
         }
@@ -243,6 +243,7 @@ impl Dialler<'_> {
 
     /// Begins to dial one address.
     fn dial(&mut self, mut candidate: Candidate) -> Step {
+        candidate.dialled_at = self.now;
         match self.begin_dial(&candidate) {
             Ok((backend, preface)) => {
                 let give_up_at = after(self.now, self.share(&candidate));
@@ -254,7 +255,7 @@ impl Dialler<'_> {
                 if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
                     warn!("cannot dial for now: {err}{suppressed}");
                 }
-                Step::AwaitDescriptor(candidate)
+                Step::AwaitDescriptor(candidate, err)
             }
             // Not at once: a backend that is always interrupted would hold up everyone.
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {
@@ -339,8 +340,9 @@ impl Dialler<'_> {
             target_name,
             attempt: candidate.attempt,
             error: err,
+            took: self.now.saturating_duration_since(candidate.dialled_at),
         });
-        cx.pool.dial_failed(&candidate.assignment);
+        cx.pool.dial_failed(&candidate.assignment, err, self.now);
         candidate.attempt += 1;
         if candidate.attempt < candidate.assignment.entry().backend().attempts() {
             return Step::Retry(Phase::Dial(candidate));

@@ -82,7 +82,6 @@ pub(crate) struct EventLoop {
     complete_until: CompleteUntil,
     run_state: RunState,
     started_at: Option<Instant>,
-    updates: u64,
     cx: Context,
 }
 
@@ -133,7 +132,6 @@ impl EventLoop {
             complete_until: CompleteUntil::default(),
             run_state: RunState::Starting,
             started_at: None,
-            updates: 0,
             cx: Context::new(config, registry, pool, observer),
         })
     }
@@ -178,6 +176,7 @@ impl EventLoop {
         self.retry_busy(now);
         self.drive_dials(now);
         self.accept(now);
+        self.report_changes();
         // Only now, so that no event of this turn reaches a later occupant of a slot.
         self.pairs.free_vacated();
         if self.pairs.shrink() {
@@ -197,10 +196,11 @@ impl EventLoop {
 
     /// Returns what it did up to now.
     pub(crate) fn summary(&self, now: Instant) -> Summary {
-        let Stats { accepted, refused, ended, bytes_up, bytes_down, .. } = self.cx.counters;
+        let Stats { accepted, refused, ended, bytes_up, bytes_down, updates, .. } =
+            self.cx.counters;
         let ran_for = |started| now.saturating_duration_since(started);
         let ran_for = self.started_at.map_or(Duration::ZERO, ran_for);
-        Summary { ran_for, accepted, refused, ended, bytes_up, bytes_down, updates: self.updates }
+        Summary { ran_for, accepted, refused, ended, bytes_up, bytes_down, updates }
     }
 
     /// Returns a snapshot of all counters.
@@ -325,6 +325,19 @@ impl EventLoop {
             self.pairs.enqueue(slot, Queue::Unfinished);
         }
         bytes
+    }
+}
+
+/// Reporting.
+impl EventLoop {
+    /// Tells the observer of what has changed in this turn besides clients.
+    fn report_changes(&mut self) {
+        let Context { pool, observer, .. } = &mut self.cx;
+        pool.drain_breaker_changes()
+            .for_each(|change| observer.breaker_changed(&change.observed()));
+        if let Some(change) = self.acceptor.take_change() {
+            observer.accept_changed(&change);
+        }
     }
 }
 

@@ -133,13 +133,15 @@ pub(crate) struct Candidate {
     pub(crate) assignment: Assignment,
     /// Which of its dials: see `Backend::attempts`.
     pub(crate) attempt: u32,
+    /// When that dial was begun, or is to be.
+    pub(crate) dialled_at: Instant,
     /// Whether a dial failed for a reason that says something of the backend.
     pub(crate) has_failed: bool,
 }
 
 impl Candidate {
-    pub(crate) fn new(assignment: Assignment) -> Self {
-        Self { assignment, attempt: 0, has_failed: false }
+    pub(crate) fn new(assignment: Assignment, now: Instant) -> Self {
+        Self { assignment, attempt: 0, dialled_at: now, has_failed: false }
     }
 }
 

@@ -19,7 +19,7 @@ impl EventLoop {
         let update = self.mailbox.merged(&request);
         let replaced = self.cx.pool.replace(&update, now);
         let live_before = self.mailbox.set_live_targets(self.cx.pool.live_targets(&update));
-        self.updates += 1;
+        self.cx.counters.updates += 1;
         let mut applied = Applied {
             backends: self.cx.pool.len(),
             draining: self.cx.pool.draining_pairs(),

@@ -13,21 +13,23 @@ mod rotation;
 mod tried;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::arena::Arena;
 pub(crate) use self::arena::Id;
-use self::breaker::Breaker;
 pub use self::breaker::Ejection;
+use self::breaker::{Breaker, BreakerChange};
 pub(crate) use self::difference::Difference;
 use self::pending_update::{LiveTargets, Outcome, PendingUpdate};
 use self::position_set::PositionSet;
 use self::rotation::Rotation;
 pub(crate) use self::tried::Tried;
 use crate::backend::Entry;
+use crate::observer::BreakerState;
 use crate::random::Random;
-use crate::stats::{BackendStats, Usage};
+use crate::stats::{BackendStats, DialError, Usage};
 use crate::time::after;
 
 /// How the backends in force are picked and ejected.
@@ -55,6 +57,8 @@ pub(crate) struct Pool {
     closed: PositionSet,
     /// When ejections end. Kept in step by [`set_breaker`](Self::set_breaker).
     ejection_ends: BTreeSet<(Instant, usize)>,
+    /// Those that the observer is still to be told of.
+    breaker_changes: Vec<BreakerChange>,
     targets: Arena<Target>,
     target_by_name: HashMap<Arc<str>, Id<Target>>,
     /// The targets that have left the set and still have pairs.
@@ -72,6 +76,8 @@ struct Member {
     /// Where it is in the order.
     position: usize,
     breaker: Breaker,
+    /// The last failed dial of its target.
+    last_error: Option<(Arc<str>, Instant)>,
     dialling: u64,
     usage: Usage,
 }
@@ -164,6 +170,7 @@ impl Pool {
             available: PositionSet::default(),
             closed: PositionSet::default(),
             ejection_ends: BTreeSet::new(),
+            breaker_changes: Vec::new(),
             targets: Arena::default(),
             target_by_name: HashMap::new(),
             draining: Vec::new(),
@@ -268,8 +275,11 @@ impl Pool {
     }
 
     /// Counts a failed dial: one address of the backend.
-    pub(crate) fn dial_failed(&mut self, assignment: &Assignment) {
+    pub(crate) fn dial_failed(&mut self, assignment: &Assignment, err: &io::Error, now: Instant) {
         self.usage(assignment).dial_failures += 1;
+        if let Some(id) = self.judged_member(assignment) {
+            self.members[id].last_error = Some((err.to_string().into(), now));
+        }
     }
 
     /// Gives a backend back after the last of its addresses: the client does not try it again. If
@@ -292,6 +302,9 @@ impl Pool {
             let ejection = &self.settings.ejection;
             let (breaker, time) = breaker.failed(was_probe, ejection, now, &mut self.random);
             self.set_breaker(id, breaker);
+            if let Some(time) = time {
+                self.note_change(id, BreakerState::Ejected { time });
+            }
             ejected_for = time;
             assignment.state = AssignmentState::Dialling;
         }
@@ -302,6 +315,9 @@ impl Pool {
     /// Counts a pair that is connected now. A success closes the breaker.
     pub(crate) fn connected(&mut self, assignment: &mut Assignment) {
         if let Some(id) = self.judged_member(assignment) {
+            if !matches!(self.members[id].breaker, Breaker::Closed { .. }) {
+                self.note_change(id, BreakerState::Closed);
+            }
             self.set_breaker(id, Breaker::default());
         }
         self.count_dialling_off(assignment);
@@ -391,7 +407,19 @@ impl Pool {
                 unreachable!("the ends of ejections are kept in step with the breakers")
             };
             self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: false });
+            self.note_change(id, BreakerState::HalfOpen);
         }
+    }
+
+    fn note_change(&mut self, id: Id<Member>, state: BreakerState) {
+        let entry = &self.members[id].entry;
+        let (key, target_name) = (entry.shared_key().clone(), entry.shared_target_name().clone());
+        self.breaker_changes.push(BreakerChange { key, target_name, state });
+    }
+
+    /// Takes the changes of breakers since the last call, for the observer.
+    pub(crate) fn drain_breaker_changes(&mut self) -> std::vec::Drain<'_, BreakerChange> {
+        self.breaker_changes.drain(..)
     }
 }
 
@@ -467,6 +495,7 @@ impl Pool {
             target,
             position: 0, // set with those of all
             breaker: Breaker::default(),
+            last_error: None,
             dialling: 0,
             usage: Usage::default(),
         })
@@ -487,6 +516,7 @@ impl Pool {
             difference.changed.push(entry.shared_key().clone());
             self.unname_target(target, unnamed);
             self.members[id].breaker = Breaker::default();
+            self.members[id].last_error = None;
         }
         // A target that was closed on the way has lost its id, though it is named again.
         if !is_same || !self.targets.contains(target) {
@@ -661,7 +691,13 @@ impl Pool {
                 key: member.entry.shared_key().clone(),
                 target_name: member.entry.shared_target_name().clone(),
                 dialling: member.dialling,
-                ejected: matches!(member.breaker, Breaker::Ejected { until, .. } if until > now),
+                ejected: member.breaker.ejected_for(now).is_some(),
+                ejected_for: member.breaker.ejected_for(now),
+                half_open: member.breaker.is_half_open(now),
+                last_error: member.last_error.as_ref().map(|(text, at)| DialError {
+                    text: text.clone(),
+                    age: now.saturating_duration_since(*at),
+                }),
                 usage: member.usage,
             }
         };

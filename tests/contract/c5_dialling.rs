@@ -81,7 +81,7 @@ fn c5_5_a_backend_is_skipped_after_three_failures_and_comes_back_after_its_time(
     let down = bound_socket();
     let other = TestBackend::echo("b");
     let balancer = Balancer::with(
-        Server::builder().ejection(Ejection { failures: 3, base, max: base }),
+        Server::builder().ejection(Ejection::new(3, base, base)),
         set([("a", addr_of(&down)), ("b", other.addr)]),
     );
     let of_a = || {

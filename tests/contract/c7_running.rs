@@ -41,7 +41,9 @@ fn c7_1_run_works_on_the_thread_that_calls_it_and_sums_its_life_up() {
         assert_eq!(read_tag(&mut client), "echo");
         assert_echo(&mut client, b"hello");
         drop(client);
-        wait_for("it ends", || (control.stats().unwrap().ended.total() == 1).then_some(()));
+        wait_for("it ends", || {
+            (control.stats().unwrap().wait().unwrap().ended.total() == 1).then_some(())
+        });
         control.update(BackendSet::new()).unwrap().wait().unwrap();
         assert_refused(addr);
         control.shutdown().unwrap();
@@ -144,13 +146,13 @@ fn c7_2_c7_4_after_the_end_stopping_does_nothing_and_the_rest_answers_stopped() 
     in_time("all answers", move || {
         assert_stopped(control.update(BackendSet::new()));
         assert_stopped(control.update_draining(BackendSet::new(), SHORT));
-        assert_stopped(control.stats());
+        assert_stopped(control.stats().and_then(|stats| stats.wait()));
         control.shutdown().unwrap();
         control.drain(SHORT).unwrap();
     });
     assert_eq!(applied.wait().unwrap(), result, "what was applied stays applied");
     assert_eq!(applied.wait_timeout(Duration::ZERO).unwrap(), Some(result));
-    assert_eq!(applied.poll().unwrap(), Some(result));
+    assert_eq!(applied.try_wait().unwrap(), Some(result));
 }
 
 #[test]
@@ -185,7 +187,7 @@ fn c7_4_a_server_that_is_dropped_unrun_releases_waiters() {
     let server = server();
     let (addr, control) = (server.local_addr().ip().unwrap(), server.control());
     let update = control.update(BackendSet::new()).unwrap();
-    assert_eq!(update.poll().unwrap(), None);
+    assert_eq!(update.try_wait().unwrap(), None);
     assert_eq!(update.wait_timeout(Duration::from_millis(1)).unwrap(), None);
     let waiters = [None, Some(LONG), Some(Duration::MAX)].map(|limit| {
         let update = update.clone();
@@ -200,7 +202,7 @@ fn c7_4_a_server_that_is_dropped_unrun_releases_waiters() {
     for waiter in waiters {
         assert_stopped(in_time("the waiter is released", || waiter.join().unwrap()));
     }
-    assert_stopped(update.poll());
+    assert_stopped(update.try_wait());
     assert_stopped(control.stats());
     assert_stopped(control.update(BackendSet::new()));
     control.shutdown().unwrap();
@@ -264,7 +266,13 @@ fn c7_4_waiting_on_the_loops_own_thread_is_an_error_and_not_a_deadlock() {
     let ((stats, wait, wait_timeout, poll, update), _, _own) = on_own_thread(|own| {
         let control = own.lock().unwrap().as_ref().unwrap().0.clone();
         let update = control.update_draining(BackendSet::new(), SHORT).unwrap();
-        (control.stats(), update.wait(), update.wait_timeout(LONG), update.poll(), update)
+        (
+            control.stats().and_then(|stats| stats.wait()),
+            update.wait(),
+            update.wait_timeout(LONG),
+            update.try_wait(),
+            update,
+        )
     });
     assert_own_thread(stats);
     assert_own_thread(wait);
@@ -277,7 +285,7 @@ fn c7_4_waiting_on_the_loops_own_thread_is_an_error_and_not_a_deadlock() {
     assert_own_thread(joined);
     let ((), of_dropped, _) = on_own_thread(|own| drop(own.lock().unwrap().take()));
     for control in [control, of_dropped] {
-        wait_for("it ends all the same", || control.stats().err());
+        wait_for("it ends all the same", || control.stats().and_then(|stats| stats.wait()).err());
     }
 }
 
@@ -288,7 +296,7 @@ fn c7_4_c3_1_controls_work_before_the_start() {
     let builder = Server::builder().observer(watch.clone()).backends(set([("a", one.addr)]));
     let server = builder.build(listener()).unwrap();
     let control = server.control();
-    assert_eq!(control.stats().unwrap(), Stats::default());
+    assert_eq!(control.stats().unwrap().wait().unwrap(), Stats::default());
     let mut client = connect(server.local_addr().ip().unwrap());
     let update = control.update(set([("b", two.addr)])).unwrap();
 

@@ -129,7 +129,9 @@ fn c9_2_nothing_outlives_run_nor_a_server_that_never_runs() {
         let Balancer { addr, control, thread } = Balancer::of(server);
         let (client, dialling) = (connect(addr), connect(addr));
         let accepted = hand.accept();
-        wait_for("a dial", || (control.stats().unwrap().dialling == 1).then_some(()));
+        wait_for("a dial", || {
+            (control.stats().unwrap().wait().unwrap().dialling == 1).then_some(())
+        });
         assert!(threads().contains(&"tinylb\n".to_owned()));
         control.shutdown().unwrap();
         thread.join().unwrap();
@@ -161,7 +163,7 @@ fn c9_1_no_order_of_host_calls_panics_or_hangs() {
         },
         |control, set| drop(control.update_draining(set.clone(), Duration::ZERO)),
         |control, _| drop(control.update_draining(BackendSet::new(), Duration::MAX)),
-        |control, _| drop(control.stats()),
+        |control, _| drop(control.stats().map(|stats| stats.wait())),
         |control, _| control.drain(Duration::MAX).unwrap(),
         |control, _| control.drain(Duration::ZERO).unwrap(),
         |control, _| control.shutdown().unwrap(),
@@ -191,7 +193,7 @@ fn c9_1_c6_7_settings_that_make_no_sense_or_that_no_system_takes_are_errors_by_n
     let keepalive = |idle, interval, probes| {
         Server::builder().keepalive(Some(Keepalive::new(idle, interval, probes)))
     };
-    let ejection = |base, max| Server::builder().ejection(Ejection { failures: 3, base, max });
+    let ejection = |base, max| Server::builder().ejection(Ejection::new(3, base, max));
     let user_timeout = |limit| Server::builder().user_timeout(Some(limit));
     let wrong = [
         (Server::builder().connect_timeout(zero), "connect_timeout"),
@@ -250,9 +252,9 @@ fn assert_works(builder: Builder) {
 fn c9_1_no_setting_is_too_large_or_too_small() {
     let (max, least) = (Duration::MAX, Duration::from_nanos(1));
     let timeouts = Server::builder().connect_timeout(max).dial_limit(max).half_closed_timeout(max);
-    let often = Ejection { failures: 1, base: max, max };
-    let seldom = Ejection { failures: u32::MAX, base: least, max: least };
-    let never = Ejection { failures: 0, ..Ejection::default() };
+    let often = Ejection::new(1, max, max);
+    let seldom = Ejection::new(u32::MAX, least, least);
+    let never = Ejection::new(0, Duration::from_secs(1), Duration::from_secs(30));
     assert_works(timeouts.idle_timeout(Some(max)).ejection(often));
     assert_works(Server::builder().buffer_size(1).max_connections(1).ejection(seldom));
     assert_works(Server::builder().buffer_size(16 << 20).ejection(never));

@@ -113,7 +113,7 @@ impl Balancer {
     /// Returns the counters, having checked their sums (C8.1).
     #[track_caller]
     pub fn stats(&self) -> Stats {
-        let stats = self.control.stats().unwrap();
+        let stats = self.control.stats().unwrap().wait().unwrap();
         assert_adds_up(&stats);
         stats
     }

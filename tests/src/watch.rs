@@ -110,12 +110,13 @@ impl Observer for Watch {
         let Ended { client, backend, lasted, bytes_up, bytes_down, reason, error, .. } = *ended;
         let mut seen = self.lock();
         let key = seen.connected.get(&client.id).map(String::as_str);
-        assert_eq!(backend.map(|(key, _)| key), key, "C8.2");
+        assert_eq!(backend.map(|backend| backend.key), key, "C8.2");
         let error = error.map(std::io::Error::kind);
         let (was_connected, at) = (key.is_some(), Instant::now());
         let end = End { reason, error, was_connected, bytes_up, bytes_down, lasted, at };
         assert!(seen.ended.insert(client.id, end).is_none(), "C8.2: ended twice");
-        let backend = backend.map(|(key, name)| format!(" {key}={name}")).unwrap_or_default();
+        let backend =
+            backend.map(|it| format!(" {}={}", it.key, it.target_name)).unwrap_or_default();
         let error = error.map(|kind| format!(", {kind:?}")).unwrap_or_default();
         seen.events.push(format!(
             "{} ended{backend} {bytes_up}/{bytes_down} {reason:?}{error}",

@@ -58,6 +58,7 @@ fn run(command: Command, running: &RunningSet) {
             running
                 .control
                 .stats()
+                .and_then(|stats| stats.wait())
                 .map(|stats| stats::to_json(&stats))
                 .map_err(|err| err.to_string()),
         ),

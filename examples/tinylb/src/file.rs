@@ -202,7 +202,7 @@ mod tests {
         }
 
         fn keys(&self) -> Vec<String> {
-            let stats = self.running.control.stats().unwrap();
+            let stats = self.running.control.stats().unwrap().wait().unwrap();
             stats.backends.iter().map(|backend| backend.key.to_string()).collect()
         }
 

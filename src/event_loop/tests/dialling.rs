@@ -425,3 +425,75 @@ fn c5_2_who_got_a_descriptor_at_last_has_the_connect_timeout_for_the_dial() {
     rig.pass(LIMITS.connect_timeout);
     assert_eq!(rig.notes.take(), ["0 failed a/0: timed out", "0 ended: backends failed"]);
 }
+
+#[test]
+fn c8_2_attempts_tell_how_long_they_took() {
+    let mut backend = Scripted::new("a").then(refused());
+    backend.addresses = 3;
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    rig.pass(SECOND); // of the second attempt, which is begun at once
+    let dialled = backend.dialled().pop().unwrap();
+    dialled.then_error(ErrorKind::ConnectionReset);
+    rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
+    rig.pass(LIMITS.connect_timeout);
+    assert_eq!(
+        *rig.notes.took.lock().unwrap(),
+        [Duration::ZERO, SECOND, LIMITS.connect_timeout],
+        "{:?}",
+        rig.notes.take()
+    );
+}
+
+#[test]
+fn c8_1_c8_2_what_becomes_of_a_breaker_is_told_and_counted() {
+    let backend = Scripted::new("t").then(refused()).then(refused()).then(refused());
+    let backend = backend.then(refused()).then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let stats = |rig: &Rig| rig.event_loop.stats(rig.now).backends.remove(0);
+    let before = stats(&rig);
+    assert_eq!((before.ejected_for, before.half_open, before.last_error), (None, false, None));
+
+    (0..3).for_each(|_| drop(rig.client(Script::new())));
+    assert_eq!(rig.notes.take_others(), ["a=t ejected for 1"]);
+    let ejected = stats(&rig);
+    let time = ejected.ejected_for.expect("not ejected");
+    assert!(ejected.ejected && !ejected.half_open && time <= SECOND, "{ejected:?}");
+    let error = ejected.last_error.unwrap();
+    assert_eq!((&*error.text, error.age), ("connection refused", Duration::ZERO));
+
+    rig.pass(time / 2);
+    assert_eq!(stats(&rig).ejected_for, Some(time - time / 2));
+    rig.pass(time - time / 2);
+    assert_eq!(rig.notes.take_others(), ["a=t HalfOpen"]);
+    let half_open = stats(&rig);
+    assert!(half_open.half_open && !half_open.ejected && half_open.ejected_for.is_none());
+    assert_eq!(half_open.last_error.unwrap().age, time);
+
+    rig.client(Script::new());
+    assert_eq!(rig.notes.take_others(), ["a=t ejected for 2"]);
+    rig.pass(2 * SECOND);
+    rig.pair(Script::new(), &backend);
+    rig.pair(Script::new(), &backend); // which changes nothing
+    assert_eq!(rig.notes.take_others(), ["a=t HalfOpen", "a=t Closed"]);
+    let closed = stats(&rig);
+    assert!(!closed.half_open && !closed.ejected);
+    assert_eq!(closed.last_error.unwrap().age, 2 * SECOND, "a success does not clear it");
+
+    rig.update(&[("a", &Scripted::new("another target"))]);
+    assert_eq!((stats(&rig).last_error, rig.event_loop.stats(rig.now).updates), (None, 2));
+    assert!(rig.notes.take_others().is_empty());
+}
+
+#[test]
+fn c8_1_a_dial_of_a_keys_old_target_is_not_its_last_error() {
+    let backend = Scripted::new("old");
+    let mut rig = Rig::new(&[("a", &backend), ("b", &backend)]);
+    rig.client(Script::new());
+    rig.update(&[("a", &Scripted::new("new")), ("b", &backend)]);
+    let dialled = backend.dialled().pop().unwrap();
+    dialled.then_error(ErrorKind::ConnectionRefused);
+    rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
+    let a = rig.event_loop.stats(rig.now).backends.remove(0);
+    assert_eq!((a.usage.dial_failures, a.last_error), (1, None));
+}

@@ -14,7 +14,7 @@ fn c7_2_the_end_closes_what_is_still_to_be_closed() {
     rig.control.shutdown().unwrap();
     rig.turn(COMMANDED);
     assert!(rig.event_loop.is_over());
-    assert_eq!(update.poll().unwrap().unwrap().closed, 300);
+    assert_eq!(update.try_wait().unwrap().unwrap().closed, 300);
     assert!(victims.iter().all(|(client, backend)| client.is_dropped() && backend.is_dropped()));
 }
 
@@ -101,7 +101,7 @@ fn c7_4_the_loops_own_thread_does_not_wait_for_itself() {
     let update = rig.submit(&[]);
     assert!(matches!(update.wait(), Err(Error::OwnThread)));
     assert!(matches!(update.wait_timeout(SECOND), Err(Error::OwnThread)));
-    assert!(matches!(rig.control.stats(), Err(Error::OwnThread)));
+    assert!(matches!(rig.control.stats().unwrap().wait(), Err(Error::OwnThread)));
 }
 
 #[test]

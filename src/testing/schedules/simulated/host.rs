@@ -8,7 +8,7 @@ use super::super::tally::tally;
 use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
 use crate::net::Readiness;
-use crate::observer::Ended;
+use crate::observer::{BackendRef, Ended};
 use crate::stats::{Applied, EndReason, Usage};
 
 pub(super) const LIMITS: Limits = Limits {
@@ -221,7 +221,7 @@ impl Host {
         if let Some(Dial { key, target, .. }) =
             backend.and_then(|backend| network.sockets[backend].dial)
         {
-            assert_eq!(ended.backend, Some((key, target)));
+            assert_eq!(ended.backend, Some(BackendRef { key, target_name: target }));
             self.usage(key, &network.sockets[client]).open -= 1;
         }
         if let Some(deadline) = self.deadline_of(client, ended, network) {
@@ -309,7 +309,7 @@ impl Host {
         let now = network.now;
         let socket = &network.sockets[client];
         let partner = socket.partner.map(|backend| &network.sockets[backend]);
-        let target = ended.backend.map(|(_, target)| target);
+        let target = ended.backend.map(|backend| backend.target_name);
         let active_at =
             socket.active_at.max(partner.map_or(socket.active_at, |partner| partner.active_at));
         let is_past = |limit: Option<&Instant>| limit.is_some_and(|limit| *limit <= now);

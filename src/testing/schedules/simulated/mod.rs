@@ -98,7 +98,11 @@ impl Player {
         );
         Self {
             event_loop: event_loop.unwrap(),
-            control: Control::new(sender, Address::Other("listener".into())),
+            control: Control::new(
+                sender,
+                Address::Other("listener".into()),
+                crate::mailbox::oneshot::Sender::new().receiver(),
+            ),
             next: Some(now),
             world,
             setting,
@@ -357,9 +361,9 @@ impl Player {
         assert_eq!(self.waiting.len(), reports.len());
         for (updates, report) in self.waiting.drain(..).zip(reports.drain(..)) {
             assert!(
-                updates
-                    .iter()
-                    .all(|update| matches!(update.poll(), Ok(Some(applied)) if applied == report))
+                updates.iter().all(
+                    |update| matches!(update.try_wait(), Ok(Some(applied)) if applied == report)
+                )
             );
         }
     }
@@ -400,7 +404,7 @@ impl Player {
         }
         for updates in waiting.into_iter().chain([given]) {
             assert!(
-                updates.iter().all(|update| !matches!(update.poll(), Ok(None))),
+                updates.iter().all(|update| !matches!(update.try_wait(), Ok(None))),
                 "nobody will answer"
             );
         }

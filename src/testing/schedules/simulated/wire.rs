@@ -490,7 +490,7 @@ impl SimulatedBackend {
             Some(limit) => control.update_draining(set, limit),
             None => control.update(set),
         };
-        assert!(given.is_ok_and(|update| matches!(update.poll(), Ok(None))));
+        assert!(given.is_ok_and(|update| matches!(update.try_wait(), Ok(None))));
     }
 }
 
