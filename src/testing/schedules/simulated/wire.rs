@@ -200,7 +200,8 @@ impl Stream for Wire {
 
     fn check_connect(&mut self) -> io::Result<bool> {
         let mut world = self.lock();
-        let network = &mut world.0;
+        let (network, host) = &mut *world;
+        host.enforce(network);
         if let Some(err) = network.mishap_of(self.socket) {
             return Err(err);
         }
