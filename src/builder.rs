@@ -15,7 +15,7 @@ use crate::event_loop::{Config, EventLoop, Limits, token};
 use crate::mailbox;
 use crate::net::{IntoListener, Keepalive, SocketOptions};
 use crate::observer::Observer;
-use crate::pool::{Ejection, PickSettings, Pool};
+use crate::pool::{Ejection, PickSettings, Policy, Pool};
 use crate::random::Random;
 use crate::server::Server;
 use crate::sync::Waker;
@@ -176,6 +176,12 @@ impl Builder {
         self
     }
 
+    /// Sets how clients are spread over the backends. Defaults to [`Policy::RoundRobin`].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.pick.policy = policy;
+        self
+    }
+
     /// Sets when a failing backend is ejected, and for how long. See [`Ejection`] for the defaults.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.pick.ejection = ejection;
@@ -285,6 +291,7 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("config", &self.config)
             .field("backends", &self.backends)
+            .field("policy", &self.pick.policy)
             .field("ejection", &self.pick.ejection)
             .field("random_first_pick", &self.pick.random_first_pick)
             .field("seed", &self.seed)
@@ -313,6 +320,7 @@ mod tests {
             .nodelay(false)
             .keepalive(Some(keepalive))
             .user_timeout(Some(secs(109)))
+            .policy(Policy::LeastConnections)
             .ejection(Ejection { failures: 110, ..Ejection::default() })
             .notsent_lowat(Some(111))
             .random_first_pick(true)
@@ -321,7 +329,7 @@ mod tests {
         for value in (101..=111).map(|number| number.to_string()) {
             assert!(shown.contains(&value), "{value} is not in {shown}");
         }
-        for value in ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true"] {
+        for value in ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true", "LeastConnections"] {
             assert!(shown.contains(value), "{value} is not in {shown}");
         }
     }

@@ -181,6 +181,6 @@ pub use crate::net::{
     Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
 pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
-pub use crate::pool::Ejection;
+pub use crate::pool::{Ejection, Policy};
 pub use crate::server::{Server, ServerThread};
 pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};

@@ -32,7 +32,7 @@ pub enum EndReason {
     DrainLimit,
     /// The balancer was shut down.
     Shutdown,
-    /// Refused: the backend set is empty.
+    /// Refused: the backend set is empty, or every backend in it is held.
     NoBackend,
     /// Refused: every backend was tried and failed.
     BackendsFailed,
@@ -140,7 +140,7 @@ impl fmt::Debug for EndCounts {
 /// the sum over `backends` and `departed`, and so are the bytes.
 ///
 /// Snapshots of several balancers can be summed. Backends with the same key become one, with the
-/// target name and state of the right-hand side.
+/// target name, weight and state of the right-hand side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -192,6 +192,8 @@ pub struct BackendStats {
     pub key: Arc<str>,
     /// The present target name of the key. Connections made under an earlier one count here too.
     pub target_name: Arc<str>,
+    /// Its weight in the set; 0 if it is held.
+    pub weight: u32,
     /// Clients that are being connected to it, now.
     pub dialling: u64,
     /// Whether it is ejected after failed dials: skipped while others are left.
@@ -222,14 +224,21 @@ pub struct Usage {
 pub struct Applied {
     /// Connections closed because their target is gone.
     pub closed: usize,
-    /// Dials in flight cancelled because their target is gone. Their clients continue with other
-    /// backends, or are refused if none is left.
+    /// Dials in flight cancelled because their target is gone or held. Their clients continue with
+    /// other backends, or are refused if none is left.
     pub cancelled: usize,
     /// Connections to targets that are gone that may still finish, because of an
-    /// [`update_draining`](crate::Control::update_draining).
+    /// [`update_draining`](crate::Control::update_draining). Connections to backends that are held
+    /// do not count.
     pub draining: usize,
     /// Backends in the set that is now in force.
     pub backends: usize,
+    /// Keys that the set in force before did not have.
+    pub added: usize,
+    /// Keys of the set in force before that are gone.
+    pub removed: usize,
+    /// Keys with another target or weight than before.
+    pub changed: usize,
 }
 
 /// What a balancer did from its start to its end. In a sum, `ran_for` is the longest.
@@ -277,7 +286,7 @@ macro_rules! impl_sum {
 
 impl_sum!(EndCounts { ; counts => Self::add_counts });
 impl_sum!(Usage { open, total, dial_failures, bytes_up, bytes_down });
-impl_sum!(Applied { closed, cancelled, draining, backends });
+impl_sum!(Applied { closed, cancelled, draining, backends, added, removed, changed });
 impl_sum!(Stats {
     accepted, dialling, open, refused, ended, bytes_up, bytes_down, departed;
     backends => Self::add_backends
@@ -327,6 +336,7 @@ mod tests {
         let backend = |key: &str, target_name: &str, open| BackendStats {
             key: key.into(),
             target_name: target_name.into(),
+            weight: 1,
             dialling: open,
             ejected: open > 1,
             usage: Usage { open, total: 10 * open, ..Usage::default() },
