@@ -15,7 +15,7 @@ use crate::event_loop::{Config, EventLoop, Limits, token};
 use crate::mailbox;
 use crate::net::{IntoListener, Keepalive, SocketOptions};
 use crate::observer::Observer;
-use crate::pool::{Ejection, PickSettings, Pool};
+use crate::pool::{Ejection, PickSettings, Policy, Pool};
 use crate::random::Random;
 use crate::server::Server;
 use crate::sync::Waker;
@@ -176,6 +176,12 @@ impl Builder {
         self
     }
 
+    /// Sets how clients are spread over the backends. Defaults to [`Policy::RoundRobin`].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.pick.policy = policy;
+        self
+    }
+
     /// Sets when a failing backend is ejected, and for how long. Defaults to
     /// [`Ejection::default`]: after three failed dials in a row, for 1 to 30 seconds. With
     /// `failures` 0 no backend is ever ejected.
@@ -288,6 +294,7 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("config", &self.config)
             .field("backends", &self.backends)
+            .field("policy", &self.pick.policy)
             .field("ejection", &self.pick.ejection)
             .field("random_first_pick", &self.pick.random_first_pick)
             .field("seed", &self.seed)
@@ -316,6 +323,7 @@ mod tests {
             .nodelay(false)
             .keepalive(Some(keepalive))
             .user_timeout(Some(secs(109)))
+            .policy(Policy::LeastConnections)
             .ejection(Ejection { failures: 110, ..Ejection::default() })
             .notsent_lowat(Some(111))
             .random_first_pick(true)
@@ -324,7 +332,9 @@ mod tests {
         for value in (101..=111).map(|number| number.to_string()) {
             assert!(shown.contains(&value), "{value} is not in {shown}");
         }
-        for value in ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true"] {
+        for value in
+            ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true", "LeastConnections"]
+        {
             assert!(shown.contains(value), "{value} is not in {shown}");
         }
     }

@@ -293,7 +293,7 @@ pub use crate::observer::{
     AcceptChanged, AttemptFailed, BackendRef, BreakerChanged, BreakerState, Client, Connected,
     Ended, Observer,
 };
-pub use crate::pool::Ejection;
+pub use crate::pool::{Ejection, Policy};
 pub use crate::server::{Server, ServerThread};
 pub use crate::stats::{
     Applied, BackendStats, DialError, EndCounts, EndReason, Stats, Summary, Usage,

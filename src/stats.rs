@@ -32,7 +32,7 @@ pub enum EndReason {
     DrainLimit,
     /// The balancer was shut down.
     Shutdown,
-    /// Refused: the backend set is empty.
+    /// Refused: the backend set is empty, or every backend in it is held.
     NoBackend,
     /// Refused: every backend was tried and failed.
     BackendsFailed,
@@ -140,7 +140,7 @@ impl fmt::Debug for EndCounts {
 /// the sum over `backends` and `departed`, and so are the bytes.
 ///
 /// Snapshots of several balancers can be summed. Backends with the same key become one, with the
-/// target name and breaker state of the right-hand side, and the latest error of all.
+/// target name, weight and breaker state of the right-hand side, and the latest error of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -196,6 +196,8 @@ pub struct BackendStats {
     pub key: Arc<str>,
     /// The present target name of the key. Connections made under an earlier one count here too.
     pub target_name: Arc<str>,
+    /// Its weight in the set; 0 if it is held.
+    pub weight: u32,
     /// Clients that are being connected to it, now.
     pub dialling: u64,
     /// Whether it is ejected after failed dials: skipped while others are left.
@@ -242,14 +244,21 @@ pub struct Usage {
 pub struct Applied {
     /// Connections closed because their target is gone.
     pub closed: usize,
-    /// Dials in flight cancelled because their target is gone. Their clients continue with other
-    /// backends, or are refused if none is left.
+    /// Dials in flight cancelled because their target is gone or held. Their clients continue with
+    /// other backends, or are refused if none is left.
     pub cancelled: usize,
     /// Connections to targets that are gone that may still finish, because of an
-    /// [`update_draining`](crate::Control::update_draining).
+    /// [`update_draining`](crate::Control::update_draining). Connections to backends that are held
+    /// do not count.
     pub draining: usize,
     /// Backends in the set that is now in force.
     pub backends: usize,
+    /// Keys that the set in force before did not have.
+    pub added: usize,
+    /// Keys of the set in force before that are gone.
+    pub removed: usize,
+    /// Keys with another target or weight than before.
+    pub changed: usize,
 }
 
 /// What a balancer did from its start to its end. In a sum, `ran_for` is the longest.
@@ -297,7 +306,7 @@ macro_rules! impl_sum {
 
 impl_sum!(EndCounts { ; counts => Self::add_counts });
 impl_sum!(Usage { open, total, dial_failures, bytes_up, bytes_down });
-impl_sum!(Applied { closed, cancelled, draining, backends });
+impl_sum!(Applied { closed, cancelled, draining, backends, added, removed, changed });
 impl_sum!(Stats {
     accepted, dialling, open, refused, ended, bytes_up, bytes_down, updates, departed;
     backends => Self::add_backends
@@ -347,6 +356,7 @@ mod tests {
         let backend = |key: &str, target_name: &str, open| BackendStats {
             key: key.into(),
             target_name: target_name.into(),
+            weight: 1,
             dialling: open,
             ejected: open > 1,
             ejected_for: (open > 1).then_some(Duration::from_secs(open)),
@@ -376,6 +386,7 @@ mod tests {
         let snapshot = |last_error: Option<(&str, u64)>| {
             let backend = BackendStats {
                 key: "a".into(),
+                weight: 1,
                 target_name: "t".into(),
                 dialling: 0,
                 ejected: false,

@@ -11,7 +11,12 @@ use super::Backend;
 /// A map from keys to backends, ordered by key, whatever the order of insertion.
 ///
 /// Cloning is cheap: clones share their backends. Two sets are equal if they have the same keys
-/// with the same target names.
+/// with the same target names and weights.
+///
+/// Each backend has a weight, which is its share of the clients: see [`Policy`](crate::Policy). A
+/// backend of weight 0 is *held*: its connections live on, but it gets no client, not even if no
+/// other backend is left, and its dials in flight are cancelled. So one update can remove one
+/// target, let another finish and keep a third. Changing a weight closes nothing.
 ///
 /// ```
 /// use tinylb::{BackendSet, TcpBackend};
@@ -21,6 +26,11 @@ use super::Backend;
 /// set.insert("node-1", TcpBackend::new("10.0.0.1:6443".parse().unwrap()));
 /// assert_eq!(set.keys().collect::<Vec<_>>(), ["node-1", "node-2"]);
 /// assert_eq!(set.get("node-2").unwrap().target_name(), "10.0.0.2:6443");
+///
+/// set.set_weight("node-1", 3); // three clients for each one of node-2
+/// set.set_weight("node-2", 0); // no new client
+/// let weights: Vec<_> = set.iter().map(|entry| entry.weight()).collect();
+/// assert_eq!(weights, [3, 0]);
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct BackendSet {
@@ -28,17 +38,23 @@ pub struct BackendSet {
     entries: Arc<IndexMap<Arc<str>, Arc<Entry>>>,
 }
 
-/// A backend in a set, with its key and target name.
+/// A backend in a set, with its key, target name and weight. Cloning is cheap.
+#[derive(Clone)]
 pub struct Entry {
     key: Arc<str>,
     target_name: Arc<str>,
+    weight: u32,
     backend: Arc<dyn Backend>,
 }
 
+/// The largest weight.
+const MAX_WEIGHT: u32 = u16::MAX as u32;
+
 impl Entry {
-    fn new(key: Arc<str>, backend: impl Backend + 'static) -> Arc<Self> {
+    fn new(key: Arc<str>, backend: impl Backend + 'static, weight: u32) -> Self {
         let backend = share(backend);
-        Arc::new(Self { key, target_name: backend.target_name().into(), backend })
+        let weight = weight.min(MAX_WEIGHT);
+        Self { key, target_name: backend.target_name().into(), weight, backend }
     }
 
     /// Returns its key.
@@ -49,6 +65,15 @@ impl Entry {
     /// Returns the target name that the backend had when it was inserted.
     pub fn target_name(&self) -> &str {
         &self.target_name
+    }
+
+    /// Returns its weight, from 0 to 65,535. 0 means that it is held.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.weight == 0
     }
 
     pub(crate) fn shared_key(&self) -> &Arc<str> {
@@ -71,16 +96,45 @@ impl BackendSet {
         Self::default()
     }
 
-    /// Inserts a backend under a key, and returns the backend it replaces. Reads the target name.
+    /// Inserts a backend with weight 1 under a key, and returns the backend it replaces. Reads the
+    /// target name.
+    ///
+    /// The weight that the key had is forgotten: if it was held, it is not held any more.
     pub fn insert(
         &mut self,
         key: impl Into<Arc<str>>,
         backend: impl Backend + 'static,
     ) -> Option<Arc<dyn Backend>> {
-        let entry = Entry::new(key.into(), backend);
+        self.insert_weighted(key, backend, 1)
+    }
+
+    /// Inserts a backend with a weight under a key, and returns the backend it replaces. Reads the
+    /// target name.
+    ///
+    /// Weight 0 holds the backend. Weights above 65,535 count as 65,535.
+    pub fn insert_weighted(
+        &mut self,
+        key: impl Into<Arc<str>>,
+        backend: impl Backend + 'static,
+        weight: u32,
+    ) -> Option<Arc<dyn Backend>> {
+        let entry = Arc::new(Entry::new(key.into(), backend, weight));
         let (_, replaced) =
             Arc::make_mut(&mut self.entries).insert_sorted(entry.key.clone(), entry);
         replaced.map(|old| old.backend.clone())
+    }
+
+    /// Sets the weight of a key, and returns whether the set has the key.
+    ///
+    /// Weight 0 holds the backend. Weights above 65,535 count as 65,535.
+    pub fn set_weight(&mut self, key: &str, weight: u32) -> bool {
+        let Some(entry) = self.entries.get(key) else { return false };
+        let weight = weight.min(MAX_WEIGHT);
+        if entry.weight != weight {
+            let entry = Arc::new(Entry { weight, ..Entry::clone(entry) });
+            Arc::make_mut(&mut self.entries).insert(entry.key.clone(), entry);
+        }
+        true
     }
 
     /// Removes a key, and returns its backend.
@@ -136,12 +190,20 @@ impl BackendSet {
     }
 }
 
+/// Inserts backends with weight 1.
 impl<K: Into<Arc<str>>, B: Backend + 'static> Extend<(K, B)> for BackendSet {
     fn extend<I: IntoIterator<Item = (K, B)>>(&mut self, backends: I) {
+        let entry = |(key, backend): (K, B)| Entry::new(key.into(), backend, 1);
+        self.extend(backends.into_iter().map(entry));
+    }
+}
+
+/// Inserts backends with the weights they have.
+impl Extend<Entry> for BackendSet {
+    fn extend<I: IntoIterator<Item = Entry>>(&mut self, entries: I) {
         // Runs the host's code first: if it panics, the set is unchanged. Sorts once at the end,
         // because each sorted insertion would move every later entry.
-        let new: Vec<_> =
-            backends.into_iter().map(|(key, backend)| Entry::new(key.into(), backend)).collect();
+        let new: Vec<_> = entries.into_iter().map(Arc::new).collect();
         let entries = Arc::make_mut(&mut self.entries);
         entries.extend(new.into_iter().map(|entry| (entry.key.clone(), entry)));
         entries.sort_keys();
@@ -161,6 +223,14 @@ impl<K: Into<Arc<str>>, B: Backend + 'static> FromIterator<(K, B)> for BackendSe
     fn from_iter<I: IntoIterator<Item = (K, B)>>(backends: I) -> Self {
         let mut set = Self::new();
         set.extend(backends);
+        set
+    }
+}
+
+impl FromIterator<Entry> for BackendSet {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        let mut set = Self::new();
+        set.extend(entries);
         set
     }
 }
@@ -199,28 +269,36 @@ impl<'a> IntoIterator for &'a BackendSet {
 }
 
 impl IntoIterator for BackendSet {
-    type Item = (Arc<str>, Arc<dyn Backend>);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
+    type Item = Entry;
+    type IntoIter = std::vec::IntoIter<Entry>;
 
-    /// Returns the keys and backends in key order.
+    /// Returns the entries in key order.
     fn into_iter(self) -> Self::IntoIter {
-        let parts = self.iter().map(|entry| (entry.key.clone(), entry.backend.clone()));
-        parts.collect::<Vec<_>>().into_iter()
+        self.iter().cloned().collect::<Vec<_>>().into_iter()
     }
 }
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        self.key == other.key && self.target_name == other.target_name
+        self.key == other.key
+            && self.target_name == other.target_name
+            && self.weight == other.weight
     }
 }
 
 impl Eq for Entry {}
 
-/// Shows a map from keys to target names.
+/// Shows a map from keys to target names, and to weights other than 1.
 impl fmt::Debug for BackendSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter().map(|entry| (&entry.key, &entry.target_name))).finish()
+        let mut map = f.debug_map();
+        for Entry { key, target_name, weight, .. } in self {
+            match weight {
+                1 => map.entry(key, target_name),
+                _ => map.entry(key, &(target_name, weight)),
+            };
+        }
+        map.finish()
     }
 }
 
@@ -229,6 +307,7 @@ impl fmt::Debug for Entry {
         f.debug_struct("Entry")
             .field("key", &self.key)
             .field("target_name", &self.target_name)
+            .field("weight", &self.weight)
             .finish_non_exhaustive()
     }
 }
@@ -299,9 +378,12 @@ mod tests {
     fn it_shows_keys_and_target_names() {
         let set = BackendSet::from([("a", Named("t")), ("b", Named("u"))]);
         assert_eq!(format!("{set:?}"), r#"{"a": "t", "b": "u"}"#);
-        let entry = r#"Entry { key: "a", target_name: "t", .. }"#;
+        let entry = r#"Entry { key: "a", target_name: "t", weight: 1, .. }"#;
         assert_eq!(format!("{:?}", set.get("a").unwrap()), entry);
         assert!(format!("{:?}", set.iter()).contains(entry));
+        let mut held = set;
+        held.set_weight("b", 0);
+        assert_eq!(format!("{held:?}"), r#"{"a": "t", "b": ("u", 0)}"#);
     }
 
     #[test]
@@ -324,6 +406,42 @@ mod tests {
         inserted.insert("a", backend(&set));
         assert!(Arc::ptr_eq(&backend(&set), &backend(&collected)));
         assert!(Arc::ptr_eq(&backend(&set), &backend(&inserted)));
+    }
+
+    fn weights(set: &BackendSet) -> Vec<u32> {
+        set.iter().map(Entry::weight).collect()
+    }
+
+    #[test]
+    fn c1_5_a_weight_is_1_unless_set_and_inserting_sets_it_anew() {
+        let mut set = BackendSet::from([("a", Named("t")), ("b", Named("t"))]);
+        assert!(set.insert_weighted("c", Named("old"), 7).is_none());
+        assert_eq!(weights(&set), [1, 1, 7]);
+        assert!(set.set_weight("b", 0) && !set.set_weight("x", 0));
+        assert_eq!(weights(&set), [1, 0, 7]);
+        assert_eq!(set.insert_weighted("c", Named("new"), 0).unwrap().target_name(), "old");
+        set.insert("b", Named("t"));
+        set.extend([("c", Named("t"))]);
+        assert_eq!(weights(&set), [1, 1, 1]);
+        set.insert_weighted("a", Named("t"), 65_536);
+        set.set_weight("b", u32::MAX);
+        set.set_weight("c", 65_535);
+        assert_eq!(weights(&set), [65_535; 3]);
+    }
+
+    #[test]
+    fn c1_5_weights_survive_a_round_trip_and_make_a_difference() {
+        let mut set = BackendSet::from([("a", Named("t")), ("b", Named("t"))]);
+        let equal = set.clone();
+        set.set_weight("b", 0);
+        assert_ne!(set, equal, "and the clone keeps its own");
+        assert_eq!(set.clone().into_iter().collect::<BackendSet>(), set);
+        assert_eq!(set.iter().cloned().collect::<BackendSet>(), set);
+        let mut extended = equal;
+        extended.extend(set.clone());
+        assert_eq!(extended, set);
+        set.set_weight("b", 1);
+        assert_ne!(extended, set);
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(crate) struct Context {
     pub(crate) dial_warnings: LogLimit,
     pub(crate) port_warnings: LogLimit,
     pub(crate) ejection_warnings: LogLimit,
-    /// Whether the log says that there is no backend.
-    warned_of_no_backend: bool,
+    /// Why clients are refused, as the log says.
+    warned_of: Option<&'static str>,
 }
 
 impl Context {
@@ -59,7 +59,7 @@ impl Context {
             dial_warnings: LogLimit::default(),
             port_warnings: LogLimit::default(),
             ejection_warnings: LogLimit::default(),
-            warned_of_no_backend: false,
+            warned_of: None,
         }
     }
 
@@ -73,14 +73,18 @@ impl Context {
         if self.may_serve() { EndReason::BackendsFailed } else { EndReason::NoBackend }
     }
 
-    /// Logs that there is no backend, or that there is one again: once, not for each client.
+    /// Logs that no backend takes clients, or that one does again: once, not for each client.
     pub(crate) fn log_whether_served(&mut self) {
-        let is_refusing = !self.may_serve();
-        if is_refusing != self.warned_of_no_backend {
-            self.warned_of_no_backend = is_refusing;
-            match is_refusing {
-                true => warn!("there is no backend: clients are refused"),
-                false => info!("there is a backend again: clients are served"),
+        let problem = match (self.may_serve(), self.pool.len()) {
+            (true, _) => None,
+            (false, 0) => Some("there is no backend"),
+            (false, _) => Some("every backend is held"),
+        };
+        if problem != self.warned_of {
+            self.warned_of = problem;
+            match problem {
+                Some(problem) => warn!("{problem}: clients are refused"),
+                None => info!("there is a backend again: clients are served"),
             }
         }
     }

@@ -23,6 +23,9 @@ impl EventLoop {
         let mut applied = Applied {
             backends: self.cx.pool.len(),
             draining: self.cx.pool.draining_pairs(),
+            added: replaced.difference.added.len(),
+            removed: replaced.difference.removed.len(),
+            changed: replaced.difference.changed.len(),
             ..Applied::default()
         };
         let mut batch = ClosingBatch::default();
@@ -40,8 +43,8 @@ impl EventLoop {
         drop((replaced, live_before, updates, update));
     }
 
-    /// Takes the pairs out whose target is gone, and cancels the dials to targets that are gone or
-    /// drain.
+    /// Takes the pairs out whose target is gone, and cancels the dials to targets that are gone,
+    /// drain or are held.
     fn end_unserved(&mut self, applied: &mut Applied, batch: &mut ClosingBatch, now: Instant) {
         for slot in self.pairs.slot_numbers() {
             let Some(Pair { stage, .. }) = self.pairs.get_mut(slot) else { continue };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub(crate) struct Difference {
     pub(crate) added: Vec<Arc<str>>,
     pub(crate) removed: Vec<Arc<str>>,
-    /// Keys with another target.
+    /// Keys with another target or weight.
     pub(crate) changed: Vec<Arc<str>>,
 }
 

@@ -7,7 +7,9 @@
 mod arena;
 mod breaker;
 mod difference;
+mod min_tree;
 pub(crate) mod pending_update;
+pub(crate) mod policy;
 mod position_set;
 mod rotation;
 mod tried;
@@ -23,6 +25,8 @@ pub use self::breaker::Ejection;
 use self::breaker::{Breaker, BreakerChange};
 pub(crate) use self::difference::Difference;
 use self::pending_update::{LiveTargets, Outcome, PendingUpdate};
+pub use self::policy::Policy;
+use self::policy::{Seat, Selector};
 use self::position_set::PositionSet;
 use self::rotation::Rotation;
 pub(crate) use self::tried::Tried;
@@ -35,6 +39,7 @@ use crate::time::after;
 /// How the backends in force are picked and ejected.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PickSettings {
+    pub(crate) policy: Policy,
     pub(crate) ejection: Ejection,
     pub(crate) random_first_pick: bool,
 }
@@ -49,7 +54,9 @@ pub(crate) struct Pool {
     /// Counts the changes of the order, by which clients know that positions have changed.
     version: u64,
     rotation: Rotation,
-    /// The positions of the members that clients may be given at all.
+    /// Picks for clients that have tried nothing yet.
+    selector: Box<dyn Selector>,
+    /// The positions of the members that clients may be given at all: those that are not held.
     candidates: PositionSet,
     /// Those of them whose breaker lets the next client through.
     available: PositionSet,
@@ -75,6 +82,8 @@ struct Member {
     target: Id<Target>,
     /// Where it is in the order.
     position: usize,
+    /// The position of the next member with the same target.
+    next_of_target: Option<usize>,
     breaker: Breaker,
     /// The last failed dial of its target.
     last_error: Option<(Arc<str>, Instant)>,
@@ -87,6 +96,10 @@ pub(crate) struct Target {
     name: Arc<str>,
     /// How many keys of the set name it.
     keys: usize,
+    /// How many of them are not held.
+    open_keys: usize,
+    /// The position of the first of its members.
+    first_member: Option<usize>,
     dialling: usize,
     open: usize,
     /// When its pairs are closed. Only once no key names it.
@@ -147,6 +160,18 @@ impl Picked {
     }
 }
 
+/// What merging a new set into the order has found.
+#[derive(Default)]
+struct Merge {
+    difference: Difference,
+    /// The targets that lost a key and had no other, though a later key of the set may name them.
+    unnamed: Vec<Id<Target>>,
+    /// The entries that were in force.
+    retired: Vec<Arc<Entry>>,
+    /// The position that each member had before, if it was there, in the new order.
+    before: Vec<Option<usize>>,
+}
+
 /// What came of replacing the set.
 pub(crate) struct Replaced {
     pub(crate) difference: Difference,
@@ -161,6 +186,7 @@ impl Pool {
     pub(crate) fn new(settings: PickSettings, random: Random) -> Self {
         Self {
             rotation: Rotation::new(settings.random_first_pick),
+            selector: settings.policy.selector(),
             settings,
             random,
             members: Arena::default(),
@@ -200,7 +226,7 @@ impl Pool {
         let untried = self.untried(tried);
         let count = |set: &PositionSet| {
             let is_own = own.is_some_and(|own| untried.contains(own) && set.contains(own));
-            untried.count_common(set) - usize::from(is_own)
+            untried.common_len(set) - usize::from(is_own)
         };
         match count(&self.closed) + busy {
             0 => count(untried),
@@ -208,24 +234,21 @@ impl Pool {
         }
     }
 
-    /// Picks the next backend of the rotation that the client has not tried. One that is not
-    /// available is picked only if no other is left, and none is busy.
+    /// Picks a backend that the client has not tried: by the policy at first, and then the next of
+    /// the rotation. One that is not available is picked only if no other is left, and none is busy.
     pub(crate) fn pick(&mut self, tried: &mut Tried) -> Picked {
         self.rotation.begin(self.order.len(), &mut self.random);
         if let Some(target) = self.must_wait(tried) {
             return Picked::Busy(target);
         }
-        let untried = self.untried(tried);
-        let next = self.rotation.next_of(&self.available, untried);
-        let Some(position) = next.or_else(|| self.rotation.next_of(untried, untried)) else {
-            return Picked::None;
-        };
+        let Some(position) = self.pick_position(tried) else { return Picked::None };
         let id = self.order[position];
         let member = &mut self.members[id];
         let (entry, target) = (member.entry.clone(), member.target);
         self.rotation.served(entry.shared_key(), position);
         member.dialling += 1;
-        self.targets[target].dialling += 1;
+        self.count(target, |target| target.dialling += 1);
+        let member = &self.members[id];
         let state = match member.breaker {
             Breaker::HalfOpen { ejections, is_probed: false } => {
                 self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: true });
@@ -241,6 +264,22 @@ impl Pool {
         let target = self.next_busy(tried)?;
         let is_available = self.rotation.next_of(&self.available, self.untried(tried)).is_some();
         (!is_available).then_some(target)
+    }
+
+    fn pick_position(&mut self, tried: &mut Tried) -> Option<usize> {
+        if tried.is_empty() {
+            let picked = self.selector.pick(&self.available, self.rotation.next());
+            if picked.is_some() {
+                return picked;
+            }
+        }
+        let untried = self.untried(tried);
+        let position = self
+            .rotation
+            .next_of(&self.available, untried)
+            .or_else(|| untried.next_from(self.rotation.next()))?;
+        self.selector.picked_otherwise(position);
+        Some(position)
     }
 
     fn untried<'a>(&'a self, tried: &'a mut Tried) -> &'a PositionSet {
@@ -325,9 +364,7 @@ impl Pool {
         let usage = self.usage(assignment);
         usage.open += 1;
         usage.total += 1;
-        if let Some(target) = self.targets.get_mut(assignment.target) {
-            target.open += 1;
-        }
+        self.count(assignment.target, |target| target.open += 1);
     }
 
     /// Counts bytes that were moved for a pair.
@@ -343,9 +380,7 @@ impl Pool {
         match assignment.state {
             AssignmentState::Open => {
                 self.usage(&assignment).open -= 1;
-                if let Some(target) = self.targets.get_mut(assignment.target) {
-                    target.open -= 1;
-                }
+                self.count(assignment.target, |target| target.open -= 1);
             }
             AssignmentState::Dialling => self.count_dialling_off(&assignment),
             AssignmentState::Probing => {
@@ -362,9 +397,17 @@ impl Pool {
         if let Some(member) = self.members.get_mut(assignment.member) {
             member.dialling -= 1;
         }
-        if let Some(target) = self.targets.get_mut(assignment.target) {
-            target.dialling -= 1;
-        }
+        self.count(assignment.target, |target| target.dialling -= 1);
+    }
+
+    /// Changes the number of pairs of a target, and tells the policy. Takes a step for each key that
+    /// names the target.
+    fn count(&mut self, id: Id<Target>, change: impl FnOnce(&mut Target)) {
+        let Some(target) = self.targets.get_mut(id) else { return };
+        change(target);
+        let next = |position: &usize| self.members[self.order[*position]].next_of_target;
+        let mut positions = std::iter::successors(target.first_member, next);
+        self.selector.set_load(&mut positions, target.pairs());
     }
 
     /// Returns the member whose breaker a dial is a verdict on: none if its key has left the set or
@@ -392,8 +435,12 @@ impl Pool {
         if let Breaker::Ejected { until, .. } = breaker {
             self.ejection_ends.insert((until, position));
         }
-        self.available.set(position, breaker.is_available());
         self.closed.set(position, breaker.is_closed());
+        let is_available = breaker.is_available() && self.candidates.contains(position);
+        if is_available != self.available.contains(position) {
+            self.available.set(position, is_available);
+            self.selector.set_available(position, is_available);
+        }
     }
 
     /// Ends the ejections whose time is over: the next client may probe the backend.
@@ -432,10 +479,11 @@ impl Pool {
     /// target is looked up by name only if a key did not have it before.
     pub(crate) fn replace(&mut self, update: &PendingUpdate, now: Instant) -> Replaced {
         let mut affects_pairs = self.remove_closed_earlier(update);
-        let (difference, unnamed, retired) = self.replace_members(update);
+        let Merge { difference, unnamed, retired, before } = self.replace_members(update);
         affects_pairs |= self.drain_or_remove(unnamed, update, now);
         self.find_next_drain_limit();
-        self.reposition();
+        self.reposition(&before);
+        affects_pairs |= self.has_dials_to_held();
         Replaced { difference, affects_pairs, _retired: retired }
     }
 
@@ -444,77 +492,68 @@ impl Pool {
     fn remove_closed_earlier(&mut self, update: &PendingUpdate) -> bool {
         let closed = update.closed_earlier().filter_map(|name| self.target_by_name.remove(name));
         let removed = closed.filter_map(|id| self.targets.remove(id));
-        let affected = removed.filter(Target::has_pairs).count() > 0;
+        let affected = removed.filter(|target| target.pairs() > 0).count() > 0;
         self.draining.retain(|id| self.targets.contains(*id));
         affected
     }
 
-    /// Merges the new set into the order. Returns the difference, the targets that lost a key, and
-    /// the entries that were replaced.
-    fn replace_members(
-        &mut self,
-        update: &PendingUpdate,
-    ) -> (Difference, Vec<Id<Target>>, Vec<Arc<Entry>>) {
+    /// Merges the new set into the order.
+    fn replace_members(&mut self, update: &PendingUpdate) -> Merge {
         let entries = update.set.shared_entries();
         let old = std::mem::replace(&mut self.order, Vec::with_capacity(entries.len()));
-        let mut retired = Vec::with_capacity(old.len());
-        let mut difference = Difference::default();
-        let mut unnamed = Vec::new();
+        let mut merge = Merge {
+            retired: Vec::with_capacity(old.len()),
+            before: Vec::with_capacity(entries.len()),
+            ..Merge::default()
+        };
         let mut old = old.into_iter().peekable();
         for entry in entries {
             // Both are in key order. Equal keys often share their string, which is quick to see.
             let mut kept = old.next_if(|id| self.members[*id].has_key_of(entry));
             if kept.is_none() {
                 while let Some(id) = old.next_if(|id| self.members[*id].entry.key() < entry.key()) {
-                    retired.push(self.remove_member(id, &mut difference, &mut unnamed));
+                    self.remove_member(id, &mut merge);
                 }
                 kept = old.next_if(|id| self.members[*id].has_key_of(entry));
             }
             match kept {
-                Some(id) => {
-                    retired.push(self.update_member(id, entry, &mut difference, &mut unnamed));
-                    self.order.push(id);
-                }
-                None => {
-                    let id = self.insert_member(entry, &mut difference);
-                    self.order.push(id);
-                }
+                Some(id) => self.update_member(id, entry, &mut merge),
+                None => self.insert_member(entry, &mut merge),
             }
         }
         for id in old {
-            retired.push(self.remove_member(id, &mut difference, &mut unnamed));
+            self.remove_member(id, &mut merge);
         }
-        (difference, unnamed, retired)
+        merge
     }
 
-    fn insert_member(&mut self, entry: &Arc<Entry>, difference: &mut Difference) -> Id<Member> {
-        difference.added.push(entry.shared_key().clone());
+    fn insert_member(&mut self, entry: &Arc<Entry>, merge: &mut Merge) {
+        merge.difference.added.push(entry.shared_key().clone());
+        merge.before.push(None);
         let target = self.name_target(entry);
-        self.members.insert(Member {
+        let id = self.members.insert(Member {
             entry: entry.clone(),
             target,
             position: 0, // set with those of all
+            next_of_target: None,
             breaker: Breaker::default(),
             last_error: None,
             dialling: 0,
             usage: Usage::default(),
-        })
+        });
+        self.order.push(id);
     }
 
-    /// Gives a member its entry of the new set. Returns the old one.
-    fn update_member(
-        &mut self,
-        id: Id<Member>,
-        entry: &Arc<Entry>,
-        difference: &mut Difference,
-        unnamed: &mut Vec<Id<Target>>,
-    ) -> Arc<Entry> {
-        let Member { entry: old, target, .. } = &self.members[id];
-        let (old, target) = (old.clone(), *target);
+    /// Gives a member its entry of the new set.
+    fn update_member(&mut self, id: Id<Member>, entry: &Arc<Entry>, merge: &mut Merge) {
+        let Member { entry: old, target, position, .. } = &self.members[id];
+        let (old, target, position) = (old.clone(), *target, *position);
         let is_same = old.shared_target_name() == entry.shared_target_name();
+        if !is_same || old.weight() != entry.weight() {
+            merge.difference.changed.push(entry.shared_key().clone());
+        }
         if !is_same {
-            difference.changed.push(entry.shared_key().clone());
-            self.unname_target(target, unnamed);
+            self.unname_target(target, &mut merge.unnamed);
             self.members[id].breaker = Breaker::default();
             self.members[id].last_error = None;
         }
@@ -523,20 +562,17 @@ impl Pool {
             self.members[id].target = self.name_target(entry);
         }
         self.members[id].entry = entry.clone();
-        old
+        self.order.push(id);
+        merge.before.push(Some(position));
+        merge.retired.push(old);
     }
 
-    fn remove_member(
-        &mut self,
-        id: Id<Member>,
-        difference: &mut Difference,
-        unnamed: &mut Vec<Id<Target>>,
-    ) -> Arc<Entry> {
+    fn remove_member(&mut self, id: Id<Member>, merge: &mut Merge) {
         let member = self.members.remove(id).expect("a member of the order is in the arena");
-        difference.removed.push(member.entry.shared_key().clone());
+        merge.difference.removed.push(member.entry.shared_key().clone());
         self.departed += member.usage;
-        self.unname_target(member.target, unnamed);
-        member.entry
+        self.unname_target(member.target, &mut merge.unnamed);
+        merge.retired.push(member.entry);
     }
 
     /// Counts one more key for the target of an entry.
@@ -544,8 +580,15 @@ impl Pool {
         let name = entry.shared_target_name();
         let targets = &mut self.targets;
         let id = *self.target_by_name.entry(name.clone()).or_insert_with(|| {
-            let name = name.clone();
-            targets.insert(Target { name, keys: 0, dialling: 0, open: 0, drain_until: None })
+            targets.insert(Target {
+                name: name.clone(),
+                keys: 0,
+                open_keys: 0,
+                first_member: None,
+                dialling: 0,
+                open: 0,
+                drain_until: None,
+            })
         });
         targets[id].keys += 1;
         id
@@ -578,6 +621,7 @@ impl Pool {
                 target.drain_until = None;
                 continue;
             }
+            (target.open_keys, target.first_member) = (0, None);
             match update.outcome(&target.name, false) {
                 Outcome::Drain { limit, anew } if target.open > 0 => {
                     affects_pairs |= target.dialling > 0;
@@ -588,7 +632,7 @@ impl Pool {
                 }
                 // With no pair to finish there is nothing to drain.
                 _ => {
-                    affects_pairs |= target.has_pairs();
+                    affects_pairs |= target.pairs() > 0;
                     self.remove_target(id);
                 }
             }
@@ -602,24 +646,42 @@ impl Pool {
         }
     }
 
-    /// Makes what depends on positions again.
-    fn reposition(&mut self) {
-        let Self { members, order, .. } = self;
+    /// Makes what depends on positions again. `before` has the positions until now.
+    fn reposition(&mut self, before: &[Option<usize>]) {
+        let Self { members, targets, order, .. } = self;
         self.version += 1;
         self.candidates = PositionSet::empty(order.len());
         self.available = PositionSet::empty(order.len());
         self.closed = PositionSet::empty(order.len());
         self.ejection_ends.clear();
+        for id in &*order {
+            let target = &mut targets[members[*id].target];
+            (target.open_keys, target.first_member) = (0, None);
+        }
         for (position, id) in order.iter().enumerate() {
             let member = &mut members[*id];
+            let target = &mut targets[member.target];
             member.position = position;
-            self.candidates.insert(position);
-            self.available.set(position, member.breaker.is_available());
             self.closed.set(position, member.breaker.is_closed());
+            member.next_of_target = target.first_member.replace(position);
             if let Breaker::Ejected { until, .. } = member.breaker {
                 self.ejection_ends.insert((until, position));
             }
+            if !member.entry.is_held() {
+                target.open_keys += 1;
+                self.candidates.insert(position);
+                if member.breaker.is_available() {
+                    self.available.insert(position);
+                }
+            }
         }
+        let seat = |(position, id): (usize, &Id<Member>)| Seat {
+            before: before[position],
+            weight: members[*id].entry.weight(),
+            load: targets[members[*id].target].pairs(),
+            is_available: self.available.contains(position),
+        };
+        self.selector.replace(order.iter().enumerate().map(seat).collect());
         let is_before = |last: &str, id: &Id<Member>| members[*id].entry.key() <= last;
         self.rotation.reposition(|last| order.partition_point(|id| is_before(last, id)));
     }
@@ -629,9 +691,20 @@ impl Pool {
         self.targets.contains(assignment.target)
     }
 
-    /// Returns whether the target of an assignment is in the set, so that it may be dialled.
+    /// Returns whether the target of an assignment may be dialled: a key of the set that is not
+    /// held names it, the one it was picked by or another.
     pub(crate) fn may_dial(&self, assignment: &Assignment) -> bool {
-        self.targets.get(assignment.target).is_some_and(|target| target.keys > 0)
+        self.targets.get(assignment.target).is_some_and(|target| target.open_keys > 0)
+    }
+
+    /// Returns whether a target is dialled of which every key is held.
+    fn has_dials_to_held(&self) -> bool {
+        let members = self.order.iter().enumerate();
+        let mut held = members.filter(|(position, _)| !self.candidates.contains(*position));
+        held.any(|(_, id)| {
+            let Target { open_keys, dialling, .. } = self.targets[self.members[*id].target];
+            open_keys == 0 && dialling > 0
+        })
     }
 
     /// Returns the names of the targets that pairs may have.
@@ -676,8 +749,8 @@ impl Member {
 }
 
 impl Target {
-    fn has_pairs(&self) -> bool {
-        self.open + self.dialling > 0
+    fn pairs(&self) -> usize {
+        self.open + self.dialling
     }
 }
 
@@ -690,6 +763,7 @@ impl Pool {
             BackendStats {
                 key: member.entry.shared_key().clone(),
                 target_name: member.entry.shared_target_name().clone(),
+                weight: member.entry.weight(),
                 dialling: member.dialling,
                 ejected: member.breaker.ejected_for(now).is_some(),
                 ejected_for: member.breaker.ejected_for(now),

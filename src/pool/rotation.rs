@@ -1,4 +1,4 @@
-//! Round robin: where the rotation stands.
+//! Where the rotation stands.
 
 use std::sync::Arc;
 
@@ -30,6 +30,11 @@ impl Rotation {
         if self.random_first_pick && backends > 0 {
             self.next = (random.next() % backends as u64) as usize;
         }
+    }
+
+    /// Returns the position after the cursor.
+    pub(super) fn next(&self) -> usize {
+        self.next
     }
 
     /// Returns the first position after the cursor that is in both sets.

@@ -5,33 +5,37 @@ use super::*;
 use crate::backend::{BackendSet, TcpBackend};
 
 /// A pool with a clock, whose targets are named by letters.
-struct Rig {
-    pool: Pool,
-    now: Instant,
+pub(super) struct Rig {
+    pub(super) pool: Pool,
+    pub(super) now: Instant,
 }
 
-/// Makes a set of `key` or `key=target`. A key alone names a target of its own.
+/// Makes a set of `key`, `key*weight`, `key=target` or `key*weight=target`. A key alone names a
+/// target of its own.
 fn set(entries: &[&str]) -> BackendSet {
-    let backend = |entry: &&str| {
-        let (key, target) = entry.split_once('=').unwrap_or((entry, entry));
+    let mut set = BackendSet::new();
+    for entry in entries {
+        let (key, target) = entry.split_once('=').unwrap_or((entry, &entry[..1]));
+        let (key, weight) = key.split_once('*').unwrap_or((key, "1"));
         let port = u16::from_be_bytes([1, target.as_bytes()[0]]);
-        (key.to_owned(), TcpBackend::new(([127, 0, 0, 1], port).into()))
-    };
-    entries.iter().map(backend).collect()
+        let backend = TcpBackend::new(([127, 0, 0, 1], port).into());
+        set.insert_weighted(key, backend, weight.parse().unwrap());
+    }
+    set
 }
 
 impl Rig {
-    fn new(entries: &[&str]) -> Self {
+    pub(super) fn new(entries: &[&str]) -> Self {
         Self::with(PickSettings::default(), 1, entries)
     }
 
-    fn with(settings: PickSettings, seed: u64, entries: &[&str]) -> Self {
+    pub(super) fn with(settings: PickSettings, seed: u64, entries: &[&str]) -> Self {
         let mut rig = Self { pool: Pool::new(settings, Random::new(seed)), now: Instant::now() };
         rig.replace(entries);
         rig
     }
 
-    fn replace(&mut self, entries: &[&str]) -> Replaced {
+    pub(super) fn replace(&mut self, entries: &[&str]) -> Replaced {
         self.pool.replace(&PendingUpdate::new(set(entries), Removal::Close), self.now)
     }
 
@@ -41,23 +45,23 @@ impl Rig {
     }
 
     /// Passes time, as the loop does at the beginning of a turn.
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.pool.end_ejections(self.now);
     }
 
-    fn pick(&mut self) -> Assignment {
+    pub(super) fn pick(&mut self) -> Assignment {
         self.pool.pick(&mut Tried::default()).backend().expect("there is a backend")
     }
 
-    fn open(&mut self) -> Assignment {
+    pub(super) fn open(&mut self) -> Assignment {
         let mut assignment = self.pick();
         self.pool.connected(&mut assignment);
         assignment
     }
 
     /// Picks for so many clients, one after the other, and returns the keys.
-    fn picks(&mut self, count: usize) -> String {
+    pub(super) fn picks(&mut self, count: usize) -> String {
         let pick = |_| {
             let Some(assignment) = self.pool.pick(&mut Tried::default()).backend() else {
                 return "-".into();
@@ -70,7 +74,7 @@ impl Rig {
     }
 
     /// Has a backend fail for a client of its own until it is ejected. Returns for how long.
-    fn eject(&mut self, key: &str) -> Duration {
+    pub(super) fn eject(&mut self, key: &str) -> Duration {
         for _ in 0..1000 {
             let assignment = self.pick();
             if assignment.key() != key {
@@ -82,7 +86,7 @@ impl Rig {
         panic!("{key} is not picked any more");
     }
 
-    fn fail(&mut self, assignment: Assignment) -> Option<Duration> {
+    pub(super) fn fail(&mut self, assignment: Assignment) -> Option<Duration> {
         self.pool.backend_failed(assignment, true, &mut Tried::default(), self.now)
     }
 
@@ -355,6 +359,91 @@ fn c3_9_a_draining_target_serves_its_pairs_and_is_not_dialled() {
     assert!(rig.pool.serves(&open));
     rig.pool.end_drains(rig.now + Duration::from_secs(2));
     assert_eq!((rig.pool.serves(&open), rig.pool.next_drain_limit()), (false, None));
+}
+
+#[test]
+fn c1_5_a_held_backend_gets_no_client_and_keeps_its_pairs() {
+    let mut rig = Rig::new(&["a", "b"]);
+    let (open, dial) = (rig.open(), rig.pick());
+    assert_eq!((open.key(), dial.key()), ("a", "b"));
+    let replaced = rig.replace(&["a*0", "b*0", "c"]);
+    assert!(replaced.affects_pairs, "the dial");
+    assert_eq!(&*replaced.difference.changed, ["a".into(), "b".into()]);
+    assert!(rig.pool.serves(&open) && !rig.pool.may_dial(&dial));
+    rig.pool.release(dial);
+    assert_eq!(rig.picks(3), "ccc");
+    assert!(!rig.replace(&["a*0", "b*0"]).affects_pairs, "no dial is left, and c has no pair");
+    assert_eq!(rig.picks(1), "-", "not even as a last resort");
+    assert!(!rig.pool.has_candidate(&mut Tried::default()));
+    let stats = rig.pool.backend_stats(rig.now);
+    assert_eq!((stats[0].weight, stats[0].usage.open), (0, 1));
+    rig.replace(&["a", "b*0"]);
+    assert_eq!(rig.picks(2), "aa");
+    rig.pool.release(open);
+}
+
+#[test]
+fn c1_5_a_target_is_dialled_as_long_as_one_of_its_keys_is_not_held() {
+    let mut rig = Rig::new(&["a=x", "b=x"]);
+    let dial = rig.pick();
+    assert_eq!(dial.key(), "a");
+    assert!(!rig.replace(&["a*0=x", "b=x"]).affects_pairs);
+    assert!(rig.pool.may_dial(&dial), "b names its target");
+    assert_eq!(rig.picks(2), "bb");
+    assert!(rig.replace(&["a*0=x", "b*0=x"]).affects_pairs);
+    assert!(!rig.pool.may_dial(&dial));
+    rig.replace(&["a*0=x", "b=y"]);
+    assert!(rig.pool.serves(&dial) && !rig.pool.may_dial(&dial));
+    rig.pool.release(dial);
+}
+
+#[test]
+fn c1_5_a_change_of_weight_keeps_counters_and_the_breaker() {
+    let mut rig = Rig::new(&["a", "b"]);
+    let open = rig.open();
+    let time = rig.eject("b");
+    let replaced = rig.replace(&["a*3", "b*7"]);
+    assert!(!replaced.affects_pairs && replaced.difference.changed.len() == 2);
+    assert_eq!((rig.ejected(), rig.picks(2)), (vec![false, true], "aa".into()));
+    assert_eq!(rig.pool.backend_stats(rig.now)[0].usage.open, 1);
+    rig.replace(&["a*3", "b*0"]);
+    rig.pass(time);
+    assert_eq!(rig.picks(2), "aa", "it is half-open now, and held");
+    let again = rig.replace(&["a*3", "b*7"]);
+    assert_eq!(&*again.difference.changed, ["b".into()]);
+    assert!(rig.picks(2).contains('b'), "its probe");
+    assert!(rig.replace(&["a*3", "b*7"]).difference.is_empty());
+    rig.pool.release(open);
+}
+
+#[test]
+fn c2_4_a_client_that_tries_all_is_cheap_even_if_every_other_backend_is_ejected() {
+    for policy in [Policy::RoundRobin, Policy::LeastConnections] {
+        let ejection = Ejection { failures: 1, ..Ejection::default() };
+        let settings = PickSettings { policy, ejection, ..PickSettings::default() };
+        let mut rig = Rig::with(settings, 1, &[]);
+        let backend = |index: usize| {
+            let addr = ([127, 1, (index >> 8) as u8, index as u8], 1).into();
+            (format!("{index:05}"), TcpBackend::new(addr))
+        };
+        let mut set: BackendSet = (0..10_000).map(backend).collect();
+        for index in 0..10_000 {
+            set.set_weight(&format!("{index:05}"), index % 100 + 1);
+        }
+        rig.pool.replace(&PendingUpdate::new(set, Removal::Close), rig.now);
+        let start = Instant::now();
+        for has_failed in [true, false] {
+            let mut tried = Tried::default();
+            let mut count = 0;
+            while let Some(assignment) = rig.pool.pick(&mut tried).backend() {
+                count += 1;
+                let has_failed = has_failed && count % 2 == 0;
+                rig.pool.backend_failed(assignment, has_failed, &mut tried, rig.now);
+            }
+            assert_eq!(count, 10_000);
+        }
+        assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+    }
 }
 
 #[test]

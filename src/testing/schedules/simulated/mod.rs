@@ -93,7 +93,7 @@ impl Player {
             poll.registry().try_clone().unwrap(),
             Box::new(SimulatedListener(world.clone())),
             receiver,
-            Pool::new(PickSettings { ejection, random_first_pick: false }, Random::new(0)),
+            Pool::new(PickSettings { ejection, ..PickSettings::default() }, Random::new(0)),
             Box::new(Witness(world.clone())),
         );
         Self {
