@@ -1,4 +1,4 @@
-//! The host's hand on a running balancer.
+//! The handle that controls a running balancer.
 
 use std::fmt;
 use std::thread::ThreadId;
@@ -8,13 +8,13 @@ use crate::backend::BackendSet;
 use crate::error::Error;
 use crate::mailbox::{Reply, Sender, Stop};
 use crate::net::Address;
-use crate::observe::{Applied, Stats};
-use crate::pool::pending::Removal;
+use crate::pool::pending_update::Removal;
+use crate::stats::{Applied, Stats};
 
-/// Steers a balancer from any thread: hands it new backend sets, asks for its counters, and stops it.
+/// Controls a balancer from any thread: replaces the backend set, reads the counters, stops it.
 ///
-/// Got from [`Server::control`](crate::Server::control). Clones steer the same balancer, and dropping them stops
-/// nothing. Nothing here waits for traffic.
+/// Returned by [`Server::control`](crate::Server::control). Clones control the same balancer.
+/// Dropping them stops nothing. No method waits for traffic.
 #[derive(Clone)]
 pub struct Control {
     sender: Sender,
@@ -26,69 +26,78 @@ impl Control {
         Self { sender, local_addr }
     }
 
-    /// The address that the balancer listens on.
+    /// Returns the address that the balancer listens on.
     pub fn local_addr(&self) -> &Address {
         &self.local_addr
     }
 
-    /// Replaces the whole backend set, and closes every connection to a target that the new set does not name.
+    /// Replaces the whole backend set, and closes every connection to a target that the new set
+    /// does not name.
     ///
-    /// It returns at once. The loop takes the set over in its next turn, and in the same step ends what has to go: no byte
-    /// is moved for it from then on. Its sockets are closed with it, those of a crowd over a few turns, so that other
-    /// connections go on meanwhile. Wait for the [`Update`] to know that all is done. Updates that come faster than they
-    /// are applied end in the last set, and a target that any of them lacked has its connections closed, even if a later
-    /// one brings it back.
+    /// Returns at once; wait for the returned [`Update`] to know that it is applied. The loop
+    /// replaces the set in its next turn. In the same step it ends the connections to targets that
+    /// are gone: none of their bytes is read or written from then on. Their sockets are closed in
+    /// that step too; if there are many, in batches over the next turns, so that other connections
+    /// do not wait.
+    ///
+    /// If updates come faster than they are applied, the last set wins. A target that any of them
+    /// lacks still loses its earlier connections, even if a later update names it again.
     ///
     /// # Errors
-    /// [`Error::Stopped`] after the end, [`Error::Wake`] if the system cannot wake the balancer's thread, which then
-    /// applies the update when it wakes for another reason.
+    /// [`Error::Stopped`] after the end. [`Error::Wake`] if the balancer's thread cannot be woken;
+    /// it then applies the update when something else wakes it.
     pub fn update(&self, set: BackendSet) -> Result<Update, Error> {
         self.sender.update(set, Removal::Close).map(Update)
     }
 
-    /// Replaces the whole backend set, and lets connections to targets that it does not name finish within `limit`.
+    /// Replaces the whole backend set, and lets connections to targets that it does not name finish
+    /// within `limit`.
     ///
-    /// New connections go to the new set alone, and dials of the vanished targets are cancelled at once. An
-    /// [`update`](Self::update) that still lacks such a target closes its connections before the limit, and any update
-    /// that names it again lifts the limit. Of two limits for one target the earlier holds. A limit counts from the
-    /// beginning of the turn in which the loop takes the set over.
+    /// New connections go to the new set only, and dials of removed targets are cancelled at once.
+    /// When the limit runs out, the connections that are left are closed as by
+    /// [`update`](Self::update). The limit counts from the turn that applies the update. A plain
+    /// `update` that lacks the target closes its connections at once; any update that names it
+    /// again lifts the limit. Of two limits for a target the earlier holds.
     ///
     /// # Errors
-    /// As those of [`update`](Self::update).
+    /// Those of [`update`](Self::update).
     pub fn update_draining(&self, set: BackendSet, limit: Duration) -> Result<Update, Error> {
         self.sender.update(set, Removal::Drain(limit)).map(Update)
     }
 
-    /// A snapshot of the counters, all taken at one moment. Waits for the loop to come round, which takes it a turn.
+    /// Returns a snapshot of the counters. Waits until the loop's next turn takes it.
     ///
-    /// Before the balancer runs, all are zero and no backend is listed, since updates wait to be applied until then.
+    /// Before the start all counters are zero and no backend is listed, because updates are applied
+    /// only then.
     ///
     /// # Errors
-    /// [`Error::Stopped`] after the end, [`Error::OwnThread`] in an observer or backend, [`Error::Wake`] if the system
-    /// cannot wake the balancer's thread.
+    /// [`Error::Stopped`] after the end. [`Error::OwnThread`] in an observer or backend.
+    /// [`Error::Wake`] if the balancer's thread cannot be woken.
     pub fn stats(&self) -> Result<Stats, Error> {
         self.sender.stats()
     }
 
-    /// Ends the balancer at once: the listener, dials in flight, and all connections, which are cut.
+    /// Ends the balancer: closes the listener, cancels dials, and aborts all connections.
     ///
-    /// It returns at once; `run` returns when all is closed. Before the start, it makes `run` return immediately, and
-    /// after the end it does nothing.
+    /// Returns at once; `run` returns when everything is closed. Before the start, it makes `run`
+    /// return at once. After the end it does nothing.
     ///
     /// # Errors
-    /// [`Error::Wake`] if the system cannot wake the balancer's thread.
+    /// [`Error::Wake`] if the balancer's thread cannot be woken.
     pub fn shutdown(&self) -> Result<(), Error> {
         self.sender.stop(Stop::Now)
     }
 
-    /// Closes the listener, lets dials and connections finish, and ends the balancer when none is left or the limit runs
-    /// out, by which the rest are cut.
+    /// Closes the listener and lets dials and connections finish within `limit`. Then aborts the
+    /// rest and ends the balancer.
     ///
-    /// Of two limits the earlier holds, and [`shutdown`](Self::shutdown) overrides. Updates are still applied
-    /// meanwhile. Like `shutdown`, it returns at once, can be called before the start, and does nothing after the end.
+    /// The balancer ends sooner if no connection is left. Of two limits the earlier holds, and
+    /// [`shutdown`](Self::shutdown) overrides both. Updates are still applied meanwhile. Like
+    /// `shutdown`, it returns at once, may be called before the start, and does nothing after the
+    /// end.
     ///
     /// # Errors
-    /// [`Error::Wake`] if the system cannot wake the balancer's thread.
+    /// [`Error::Wake`] if the balancer's thread cannot be woken.
     pub fn drain(&self, limit: Duration) -> Result<(), Error> {
         self.sender.stop(Stop::Drain(limit))
     }
@@ -104,33 +113,37 @@ impl fmt::Debug for Control {
     }
 }
 
-/// An update on its way. It need not be waited for.
+/// A submitted update. Dropping it does not cancel the update.
 ///
-/// Once it is applied, the balancer reads no byte from a vanished target and writes none to it, and both sockets of each
-/// connection to one are closed. Bytes that a kernel had already, and the tail of a connection that had ended in order,
-/// may still arrive. (For [`update_draining`](Control::update_draining), that holds soon after the limit has run out.)
+/// Once the update is *applied*, the balancer reads no byte from a removed target and writes none
+/// to it, and both sockets of each connection to it are closed. Bytes already in a kernel, and the
+/// last bytes of a stream that had ended before, may still arrive. A socket that another process
+/// inherited stays open until that process closes it. After
+/// [`update_draining`](Control::update_draining) all this holds once the limit has run out and the
+/// sockets are closed, not yet when the update is applied.
 ///
-/// Updates that were applied in one step all report what that step did.
+/// Updates applied in one step all report the totals of that step.
 #[derive(Clone)]
 pub struct Update(Reply<Applied>);
 
 impl Update {
-    /// Waits until the update is applied. Before the balancer runs, that is until somebody runs it or drops it: do not
-    /// wait on the thread that is going to.
+    /// Waits until the update is applied.
     ///
-    /// While you wait, hold no lock that your [`Observer`](crate::Observer) or [`Backend`](crate::Backend) takes.
+    /// Before the start this waits until another thread runs the server or drops it. While waiting,
+    /// hold no lock that your [`Observer`](crate::Observer) or [`Backend`](crate::Backend) takes.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the balancer ended before, [`Error::OwnThread`] on the balancer's own thread, unless the
-    /// answer is there already.
+    /// [`Error::Stopped`] if the balancer ended first. [`Error::OwnThread`] on the balancer's own
+    /// thread, unless the update is applied already.
     pub fn wait(&self) -> Result<Applied, Error> {
         self.0.wait()
     }
 
-    /// Waits until the update is applied, at most this long; `None` if it is not applied by then.
+    /// Waits until the update is applied, at most this long. Returns `None` if it is not applied by
+    /// then.
     ///
     /// # Errors
-    /// As those of [`wait`](Self::wait).
+    /// Those of [`wait`](Self::wait).
     pub fn wait_timeout(&self, limit: Duration) -> Result<Option<Applied>, Error> {
         match Instant::now().checked_add(limit) {
             Some(deadline) => self.0.wait_until(Some(deadline)),
@@ -138,17 +151,20 @@ impl Update {
         }
     }
 
-    /// What the update did, if it is applied by now. Never waits: for hosts whose threads must not block.
+    /// Returns what the update did, if it is applied by now. Never waits: for threads that must not
+    /// block.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let balancer = tinylb::Server::builder().build(std::net::TcpListener::bind("127.0.0.1:0")?)?.spawn()?;
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let balancer = tinylb::Server::builder().build(listener)?.spawn()?;
     /// # let set = tinylb::BackendSet::new();
     /// let update = balancer.control().update(set)?;
     /// let applied = loop {
     ///     match update.poll()? {
     ///         Some(applied) => break applied,
-    ///         None => std::thread::sleep(std::time::Duration::from_millis(1)), // or your runtime's, with `.await`
+    ///         // Or your runtime's sleep, with `.await`.
+    ///         None => std::thread::sleep(std::time::Duration::from_millis(1)),
     ///     }
     /// };
     /// println!("{} connections closed", applied.closed);
@@ -157,14 +173,14 @@ impl Update {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the balancer ended before.
+    /// [`Error::Stopped`] if the balancer ended first.
     pub fn poll(&self) -> Result<Option<Applied>, Error> {
-        self.0.poll()
+        self.0.try_wait()
     }
 }
 
 impl fmt::Debug for Update {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Update").field(&self.0.poll()).finish()
+        f.debug_tuple("Update").field(&self.0.try_wait()).finish()
     }
 }

@@ -1,11 +1,11 @@
-//! What a host asked for that could not be done.
+//! The errors that a host gets from the balancer.
 
 use std::io;
 
-/// What a host asked for that could not be done.
+/// A call that failed.
 ///
-/// Trouble on one connection is never an error of the balancer: it is counted, told to the
-/// [`Observer`](crate::Observer), and ends that connection.
+/// Trouble on a connection is never an error of the balancer: it closes that connection, is
+/// counted, and is reported to the [`Observer`](crate::Observer).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,28 +17,28 @@ pub enum Error {
         /// What is wrong with the value.
         problem: &'static str,
     },
-    /// The listener could not be made ready, or an option not be set on it.
+    /// The listener cannot be made non-blocking or registered, or one of its options cannot be set.
     #[error("the listener cannot be used")]
     Listener(#[source] io::Error),
-    /// The system's event queue could not be set up, for want of descriptors, say.
-    #[error("the event queue cannot be set up")]
+    /// The event queue cannot be created, for example because no descriptor is left.
+    #[error("the event queue cannot be created")]
     Setup(#[source] io::Error),
-    /// The system would not start a thread.
+    /// The system cannot start a thread.
     #[error("the thread cannot be started")]
     Thread(#[source] io::Error),
-    /// Waiting for events failed, which ended the balancer and all its connections.
+    /// Waiting for events failed. This ended the balancer and aborted all its connections.
     #[error("waiting for events failed")]
     Poll(#[source] io::Error),
-    /// The balancer could not be woken to be told.
+    /// The balancer's thread cannot be woken.
     #[error("the balancer cannot be woken")]
     Wake(#[source] io::Error),
     /// The balancer has ended, or ended before it did what was asked.
     #[error("the balancer has stopped")]
     Stopped,
-    /// The balancer's own thread was about to wait for itself, in an observer or a backend.
+    /// The balancer's own thread, in an observer or a backend, would wait for itself.
     #[error("the balancer's own thread cannot wait for itself")]
     OwnThread,
-    /// The balancer's thread panicked, in an observer, a backend or a stream of the host's own.
+    /// The balancer's thread panicked in code of the host: an observer, a backend or a stream.
     #[error("the balancer's thread panicked")]
     Panicked,
 }

@@ -1,12 +1,14 @@
-//! A small, embeddable, userland round-robin load balancer for stream connections, whose backends change while it runs.
+//! A small, embeddable, userland round-robin load balancer for stream connections, whose backends
+//! change while it runs.
 //!
-//! A host program (an agent, a node daemon, a client-side sidecar) needs one local address in front of a set of
-//! backends: the API servers of a cluster, the replicas of a database. It gives tinylb a listener, runs it in a thread,
-//! and hands it a new [`BackendSet`] whenever its own source of truth says so. tinylb spreads new connections round
-//! robin over the set, and **the moment a target leaves the set, every connection to it is closed, on both sides, even
-//! those still dialling**, so that clients reconnect to a live backend at once instead of hanging on a dead one.
+//! A program (an agent, a node daemon, a client-side sidecar) needs one local address in front of a
+//! set of backends: the API servers of a cluster, the replicas of a database. It gives tinylb a
+//! listener, runs it on a thread, and passes it a new [`BackendSet`] whenever its own source of
+//! truth changes. tinylb spreads new connections over the set. **When a target leaves the set,
+//! every connection to it is closed at once, on both sides, even one that is still dialling.**
+//! Clients then reconnect to a live backend instead of hanging on a dead one.
 //!
-//! # A whole program
+//! # A complete program
 //!
 //! ```
 //! use std::net::TcpListener;
@@ -17,17 +19,17 @@
 //! let listener = TcpListener::bind("127.0.0.1:0")?;
 //! let server = Server::builder().connect_timeout(Duration::from_secs(2)).build(listener)?;
 //! println!("listening on {}", server.local_addr());
-//! let control = server.control(); // can be cloned, and used on any thread
+//! let control = server.control(); // can be cloned and used on any thread
 //! let balancer = std::thread::spawn(move || server.run());
 //!
 //! let mut set = BackendSet::new();
 //! set.insert("node-1", TcpBackend::new("10.0.0.1:6443".parse()?));
 //! set.insert("node-2", TcpBackend::resolve("localhost:6443")?);
-//! control.update(set.clone())?; // takes effect within a turn of the loop
+//! control.update(set.clone())?; // applied in the loop's next turn
 //!
 //! set.remove("node-1");
 //! let applied = control.update(set)?.wait()?;
-//! // From here on not a byte goes to node-1 or comes from it.
+//! // From here on no byte is written to node-1 or read from it.
 //! println!("closed {} connections, cancelled {} dials", applied.closed, applied.cancelled);
 //!
 //! control.drain(Duration::from_secs(5))?;
@@ -37,95 +39,124 @@
 //! # }
 //! ```
 //!
-//! # What it promises
+//! # Promises
 //!
-//! - **Updates** ([`Control::update`]) replace the whole set in one step, which also ends every connection to a target
-//!   that the new set does not name: relaying, half-closed, blocked on a client that does not read, or still dialling.
-//!   Once [`Update::wait`] says *applied*, nothing is read from such a target or written to it any more. Connections to
-//!   targets that stay are not touched. What counts is the target name, not the key: a key that is given another
-//!   target closes its old connections; a target that another key still names keeps them. Updates can ask for a drain
-//!   instead: [`Control::update_draining`].
-//! - **Picking** is round robin in key order, and goes on after the key that was served last, however the set changes.
-//!   A backend whose dials fail three times in a row is passed over for a while: see [`Ejection`].
-//! - **Failover**: a client whose backend cannot be reached is given the next, until each has been tried once or
-//!   [`dial_limit`](Builder::dial_limit) runs out. No byte of a client is read before its backend is connected, so
-//!   none is lost by trying another.
-//! - **Relaying** delivers each byte once and in order, passes on the end of one direction while the other goes on
-//!   (half-close), stops reading from a side whose counterpart does not take more, and holds no buffer for a
-//!   connection that has nothing stuck.
-//! - **A cut looks cut.** What ends before both streams have ended in order ends by a reset, never by a clean end of
-//!   stream that could pass for a complete answer. A reset that one side sends is passed on to the other. This holds
-//!   for TCP, and needs the feature `socket2`; otherwise, and on Unix-domain sockets, a cut is a plain close.
-//! - **Nothing outlives** [`Server::run`]: when it has returned, there is no socket, thread or timer of the balancer.
-//! - **Trouble stays where it is**: no peer, and no lack of descriptors or memory for sockets, stops the balancer or
-//!   makes it spin.
+//! - **Updates** ([`Control::update`]) replace the whole set in one step. The same step ends every
+//!   connection to a target that the new set lacks: relaying, half-closed, blocked on a client that
+//!   does not read, or dialling. Once [`Update::wait`] returns, no byte is read from such a target
+//!   or written to it. Connections to other targets are not touched. The target name counts, not
+//!   the key: a key with a new target loses its old connections, unless another key names the old
+//!   target. [`Control::update_draining`] lets old connections finish within a limit.
+//! - **Picking** is round robin in key order. It continues after the last key served, however the
+//!   set changes. A backend that fails three dials in a row is ejected for a while: see
+//!   [`Ejection`].
+//! - **Failover**: if a backend cannot be reached, the client gets the next one, until each has
+//!   been tried once or [`dial_limit`] runs out. No byte of a client is read before its backend is
+//!   connected, so failover loses none.
+//! - **Relaying** delivers every byte once and in order. If one side ends its stream, the other
+//!   direction continues (half-close). If one side does not read, the other is not read either
+//!   (backpressure). A connection without unsent bytes holds no buffer.
+//! - **An abort looks like one.** A connection that does not end in an orderly way ends with a TCP
+//!   reset, never with an end of stream that could pass for a complete answer. A reset from one
+//!   side is passed on to the other. This needs TCP and the feature `socket2`; without it, and on
+//!   Unix-domain sockets, an abort is a plain close.
+//! - **Nothing outlives** [`Server::run`]: when it returns, the balancer has no socket, thread or
+//!   timer left.
+//! - **Trouble stays local**: no peer, and no shortage of descriptors or memory for sockets, stops
+//!   the balancer or makes it spin.
 //!
-//! What it does not do: look into the streams, terminate TLS (though a [`Stream`] of the host's own can), balance
-//! datagrams, or find out by itself which backends there are.
+//! tinylb does not look into the streams, balance datagrams, discover backends, or check their
+//! health except by dialling. It does not terminate TLS, but a [`Stream`] of your own can.
 //!
-//! # Behaviour at the edges
+//! # Edge cases
 //!
 //! | when | then |
 //! | --- | --- |
-//! | the set is empty, or none was given yet | clients are refused at once |
-//! | a backend refuses, or does not answer within [`connect_timeout`](Builder::connect_timeout) | the next one is tried |
+//! | the set is empty, or there was no update yet | clients are refused at once |
+//! | a backend refuses, or [`connect_timeout`] runs out | the next one is tried |
 //! | all backends fail | the client is refused |
-//! | one side ends its stream | what it sent is delivered, then the end; the other direction goes on, at most [`half_closed_timeout`](Builder::half_closed_timeout) without a byte |
-//! | one side resets | what it sent before goes on as far as the other takes it at once, then the reset |
-//! | a client resets while its backend is being dialled | the dial is given up; if it only ended its stream, it is not |
-//! | a peer vanishes | noticed by [`keepalive`](Builder::keepalive) if idle, by [`user_timeout`](Builder::user_timeout) if bytes are on their way |
-//! | no descriptor is left | accepting pauses; who was accepted waits for one |
-//! | [`max_connections`](Builder::max_connections) is reached | clients wait in the kernel's backlog |
+//! | one side ends its stream | the other gets the rest, then the end; its own direction continues |
+//! | no byte moves for [`half_closed_timeout`] after that | the connection is aborted |
+//! | one side resets | the other gets what it accepts without waiting, then a reset |
+//! | a client resets while its backend is dialled | the dial is cancelled |
+//! | a client ends its stream while its backend is dialled | the dial continues |
+//! | a peer vanishes silently, connection idle | [`keepalive`] notices |
+//! | a peer vanishes silently, bytes on their way | [`user_timeout`] notices, if set |
+//! | no descriptor is left | accepting pauses; a client that is already accepted waits for one |
+//! | [`max_connections`] is reached | clients wait in the kernel's backlog |
 //!
 //! # Threads
 //!
-//! The balancer is one loop on one thread: that of [`Server::run`]'s caller, or the one that [`Server::spawn`] starts.
-//! [`Backend::dial`] and the [`Observer`] are called on it and must not block. Names are looked up where a backend is
-//! made, on the thread that makes it. [`Control`] can be used anywhere; a thread that must not block, such as one of an
-//! async runtime, asks [`Update::poll`] instead of waiting.
+//! The balancer is one event loop on one thread: the caller's ([`Server::run`]) or its own
+//! ([`Server::spawn`]). Your [`Backend::dial`], your [`Observer`] and your logger are called on
+//! that thread and must not block. Names are looked up where a backend is created, on the thread
+//! that creates it. [`Control`] works on any thread; one that must not block, such as an async
+//! runtime's, uses [`Update::poll`] instead of waiting.
 //!
-//! # Seeing and stopping
+//! # Observing and stopping
 //!
-//! [`Control::stats`] takes one consistent snapshot of the counters, by backend and by reason of end. An [`Observer`] is
-//! told of each client, failed attempt, end and update as it happens. The [`log`](https://docs.rs/log) crate gets
-//! `info` for the start, the stop and what each update changed, `warn` (limited in rate) for what an operator must see,
-//! and `debug` for each connection.
+//! [`Control::stats`] returns a consistent snapshot of the counters, per backend and per reason of
+//! ending. An [`Observer`] is told of each client, failed attempt, end and update as it happens.
+//! The [`log`](https://docs.rs/log) crate gets lines with the target `tinylb`: `info` for start,
+//! stop and what each update changed, `warn` (rate-limited) for what an operator must see, `debug`
+//! for each connection.
 //!
-//! [`Control::shutdown`] ends everything at once. [`Control::drain`] accepts nobody any more and lets connections finish
-//! within a limit. [`Server::run`] then returns a [`Summary`]. To drop the handle that [`Server::spawn`] returns is to
-//! shut down and to wait for the end; to drop a [`Control`] stops nothing.
+//! [`Control::shutdown`] ends everything at once. [`Control::drain`] stops accepting, and lets
+//! connections finish within a limit. [`Server::run`] then returns a [`Summary`]. Dropping the
+//! [`ServerThread`] that [`Server::spawn`] returns shuts down and waits for the end. Dropping a
+//! [`Control`] stops nothing.
 //!
-//! # Unix-domain sockets, and transports of your own
+//! # Sockets and descriptors
 //!
-//! TCP and Unix-domain sockets come with the crate, on both sides: [`Builder::build`] takes the listeners of the
-//! standard library and of mio, and besides [`TcpBackend`] there is `UnixBackend`. Anything else that has a [`mio`]
-//! event source fits by three traits: [`Listener`], [`Stream`] and [`Backend`].
+//! [`Builder::build`] takes TCP and Unix-domain listeners of the standard library and of mio.
+//! Besides [`TcpBackend`] there is `UnixBackend`. Other transports implement [`Listener`],
+//! [`Stream`] and [`Backend`] over any [`mio`] event source.
+//!
+//! - **Descriptor limit**: each client needs two descriptors. The library does not raise the
+//!   process's limit; call `setrlimit(RLIMIT_NOFILE)` yourself.
+//! - **Socket activation**: turn the inherited descriptor into a listener of the standard library
+//!   and pass it to [`Builder::build`].
+//! - **Child processes**: a socket closes only when its last duplicate does, so a child that keeps
+//!   an inherited duplicate delays the end that the peer sees. The crate opens all sockets with
+//!   `CLOEXEC`; let children `exec` right after `fork`, and set `CLOEXEC` on listeners that you
+//!   inherit yourself.
 //!
 //! # Features
 //!
-//! - `socket2` (default): sets what mio cannot: resets, keepalive, `TCP_USER_TIMEOUT`, the options of the listener that
-//!   accepted sockets inherit, and `ListenOptions`. Without it the crate has five direct dependencies and does
-//!   without these.
+//! - `socket2` (default): everything that mio cannot set on a socket. These are resets, keepalive,
+//!   `TCP_USER_TIMEOUT`, `TCP_NOTSENT_LOWAT`, urgent data in line, source addresses, and
+//!   `ListenOptions`. Without it urgent bytes are lost, and the crate has five direct dependencies.
 //!
 //! # Platforms
 //!
-//! Developed and tested on Linux. It uses nothing but what mio and socket2 offer on other systems too, but has not been
-//! proven there.
+//! Developed and tested on Linux. The crate uses only what mio and socket2 offer on other systems
+//! too, but is not tested there.
+//!
+//! [`connect_timeout`]: Builder::connect_timeout
+//! [`dial_limit`]: Builder::dial_limit
+//! [`half_closed_timeout`]: Builder::half_closed_timeout
+//! [`keepalive`]: Builder::keepalive
+//! [`max_connections`]: Builder::max_connections
+//! [`user_timeout`]: Builder::user_timeout
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct TheReadmesProgramsCompile;
+struct ReadmeExamples;
 
 mod backend;
+mod builder;
 mod control;
 mod error;
 mod event_loop;
+mod log;
 mod mailbox;
 mod net;
-mod observe;
+mod observer;
 mod pool;
+mod random;
 mod relay;
 mod server;
+mod stats;
 mod sync;
 #[cfg(any(test, fuzzing))]
 mod testing;
@@ -135,14 +166,13 @@ mod time;
 #[doc(hidden)]
 pub use crate::testing::fuzzing;
 
-/// The event library in whose terms [`Stream`] and [`Listener`] are written.
+/// The event library that [`Stream`] and [`Listener`] build on.
 pub use mio;
 
 #[cfg(unix)]
 pub use crate::backend::UnixBackend;
-pub use crate::backend::{
-    Backend, BackendSet, Dial, DialRequest, Entry, IntoIter, Iter, TcpBackend,
-};
+pub use crate::backend::{Backend, BackendSet, Dial, DialRequest, Entry, Iter, TcpBackend};
+pub use crate::builder::Builder;
 pub use crate::control::{Control, Update};
 pub use crate::error::Error;
 #[cfg(feature = "socket2")]
@@ -150,9 +180,7 @@ pub use crate::net::ListenOptions;
 pub use crate::net::{
     Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
-pub use crate::observe::{
-    Applied, AttemptFailed, BackendStats, Client, Connected, EndCounts, EndReason, Ended, Observer,
-    Stats, Summary, Usage,
-};
-pub use crate::pool::rotation::Ejection;
-pub use crate::server::{Builder, Server, ServerThread};
+pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
+pub use crate::pool::Ejection;
+pub use crate::server::{Server, ServerThread};
+pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};

@@ -1,5 +1,12 @@
-//! What the mailbox is made of: locks, an atomic, the waker, and who runs; or models of them by which loom tries every
-//! order that threads may come in: see `loom_models`.
+//! What the mailbox is made of: locks, an atomic, the waker and thread ids; or models of them, by
+//! which loom tries every order of threads: see `testing::mailbox_model`.
+
+use std::sync::PoisonError;
+
+/// Locks a mutex, even if a thread panicked while it held the lock: no invariant spans an unlock.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[cfg(all(test, tinylb_loom))]
 pub(crate) use self::model::*;
@@ -31,7 +38,7 @@ mod model {
     /// The thread of this name runs the loop.
     pub(crate) const LOOP: &str = "loop";
 
-    /// Loom's threads take turns on one of the system's, whose identity therefore says nothing.
+    /// Loom runs its threads on one thread of the system, whose id therefore says nothing.
     pub(crate) fn current_thread() -> ThreadId {
         static OF_LOOP: LazyLock<ThreadId> = LazyLock::new(|| thread::spawn(|| ()).thread().id());
         if loom::thread::current().name() == Some(LOOP) { *OF_LOOP } else { thread::current().id() }
@@ -60,7 +67,7 @@ mod model {
             Ok(())
         }
 
-        /// Waits until it was woken since it slept last, as a poll without a time-out does.
+        /// Waits until it was woken since the last call, as a poll without a timeout does.
         pub(crate) fn sleep(&self) {
             let mut is_woken = self.is_woken.lock().unwrap();
             while !*is_woken {

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// The time after a limit, or a century from now if there is no such time.
+/// As good as for ever.
+pub(crate) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Returns the time after a limit, or a century from now if there is no such time.
 pub(crate) fn after(now: Instant, limit: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     now.checked_add(limit).unwrap_or_else(|| now + CENTURY)
 }
 

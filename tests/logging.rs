@@ -63,7 +63,7 @@ fn c8_3_c4_1_starts_stops_and_changes_are_told_once_and_clients_and_bytes_never(
     balancer.update(set([("a", one.addr), ("b", two.addr)]));
     let nothing = "closed 0 connections, cancelled 0 dials, 0 connections draining";
     let added = format!("INFO 2 backends (added a, b); {nothing}");
-    assert_told(&balancer, &[&added, "INFO there are backends: clients are served"]);
+    assert_told(&balancer, &[&added, "INFO there is a backend again: clients are served"]);
     balancer.update(set([("a", one.addr), ("b", two.addr)]));
     assert_told(&balancer, &[]);
 
@@ -79,7 +79,7 @@ fn c8_3_c4_1_starts_stops_and_changes_are_told_once_and_clients_and_bytes_never(
     assert_told(&balancer, &[&changed]);
     balancer.update(BackendSet::new());
     assert_aborted(&mut client);
-    let one_closed = "closed 1 connections, cancelled 0 dials, 0 connections draining";
+    let one_closed = "closed 1 connection, cancelled 0 dials, 0 connections draining";
     assert_told(&balancer, &[&format!("INFO 0 backends (removed b, c); {one_closed}"), warning]);
 
     balancer.control.shutdown().unwrap();

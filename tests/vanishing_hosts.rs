@@ -25,12 +25,11 @@ use tinylb_tests::*;
 const SLACK: Duration = Duration::from_secs(6);
 /// The kernel counts in ticks of up to 10 ms, and a time has two ends.
 const TICK: Duration = Duration::from_millis(20);
-const KEEPALIVE: Keepalive =
-    Keepalive { idle: Duration::from_secs(1), interval: Duration::from_secs(1), probes: 2 };
+const KEEPALIVE: Keepalive = Keepalive::new(Duration::from_secs(1), Duration::from_secs(1), 2);
 /// When keepalive gives a silent peer up.
 const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
 /// The same, but more patient than any test.
-const MANY_PROBES: Keepalive = Keepalive { probes: 100, ..KEEPALIVE };
+const MANY_PROBES: Keepalive = Keepalive::new(Duration::from_secs(1), Duration::from_secs(1), 100);
 const USER_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// Runs `ip` to its end, with commands for its batch mode if there are any. What it complained of is the error.

@@ -1,4 +1,4 @@
-//! What clients are spread over: the [`Backend`] trait, the ordered [`BackendSet`], and backends for TCP and
+//! Backends: the [`Backend`] trait, the ordered [`BackendSet`], and backends for TCP and
 //! Unix-domain sockets.
 
 mod set;
@@ -6,28 +6,28 @@ mod tcp;
 #[cfg(unix)]
 mod unix;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use crate::net::{Address, SocketOptions, Stream};
 
-pub use set::{BackendSet, Entry, IntoIter, Iter};
+pub use set::{BackendSet, Entry, Iter};
 pub use tcp::TcpBackend;
 #[cfg(unix)]
 pub use unix::UnixBackend;
 
-/// One place to send clients to.
+/// A destination for clients: names what is dialled, and dials it.
 ///
-/// A set may mix backends of several types; to collect such a set, box them as `Box<dyn Backend>`.
-///
-/// Two duties: to say what is dialled, and to begin dialling it. [`TcpBackend`] and [`UnixBackend`] come with the
-/// crate; implement it to dial in another way, or to send something to the backend ahead of the client's bytes.
+/// [`TcpBackend`] and `UnixBackend` come with the crate. Implement the trait to dial in another
+/// way, or to send bytes to the backend ahead of the client's. A set may mix types of backends; to
+/// collect such a set, box them as `Box<dyn Backend>`.
 ///
 /// ```
 /// use std::io;
 /// use tinylb::{Backend, Dial, DialRequest, TcpBackend};
 ///
-/// /// Tells the backend who the client is, by a PROXY protocol header (version 1).
+/// /// Tells the backend the client's address, in a PROXY protocol header (version 1).
 /// struct WithProxyHeader(TcpBackend);
 ///
 /// impl Backend for WithProxyHeader {
@@ -40,69 +40,62 @@ pub use unix::UnixBackend;
 ///         let to = request.local_addr()?.ip();
 ///         let header = match (from, to) {
 ///             (Some(from), Some(to)) if from.is_ipv4() && to.is_ipv4() => {
-///                 format!("PROXY TCP4 {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port())
+///                 let (from_port, to_port) = (from.port(), to.port());
+///                 format!("PROXY TCP4 {} {} {from_port} {to_port}\r\n", from.ip(), to.ip())
 ///             }
 ///             _ => "PROXY UNKNOWN\r\n".to_owned(),
 ///         };
 ///         Ok(self.0.dial(request)?.with_preface(header))
 ///     }
 ///
-///     // Without this, only the first address of a name would be tried.
+///     // Without this, only the first address would be tried.
 ///     fn attempts(&self) -> u32 {
 ///         self.0.attempts()
 ///     }
 /// }
 /// ```
 pub trait Backend: Send + Sync {
-    /// The name of what is dialled: an address, or whatever identifies the target.
+    /// Returns the name of what is dialled: an address, or anything that identifies the target.
     ///
-    /// Read once, when the backend is inserted into a set. When no backend of a new set has this name any more, every
-    /// connection to it is closed. Two backends with the same target name count as the same target.
+    /// Read once, when the backend is inserted into a set. An update whose set has no backend with
+    /// this name closes every connection to it. Backends with the same name are the same target.
     fn target_name(&self) -> String;
 
-    /// Begins a connection.
+    /// Begins a connection. [`Stream::check_connect`] tells when it is established.
     ///
-    /// Called on the balancer's thread, so it must not block: no name is looked up here, and nothing waited for.
-    /// Whether the connection succeeds is asked of the stream, by [`Stream::check_connect`]. Nobody else may keep its
-    /// socket: with a duplicate somewhere, closing it here would not close the connection.
+    /// Called on the balancer's thread, so it must not block: do not look up names here. Keep no
+    /// duplicate of the stream's socket, because the connection stays open as long as a duplicate
+    /// does.
     ///
     /// # Errors
-    /// When the connection cannot even be begun. The next candidate is tried then, but for a lack of descriptors or
-    /// memory, which is waited for, and for `Interrupted`, after which it is begun again.
+    /// When the connection cannot be begun; the next candidate is then tried. There are two
+    /// exceptions: without a free descriptor or memory the client waits, and after `Interrupted`
+    /// the call is repeated.
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial>;
 
-    /// How many dials in a row make up one try of this backend, each told its number by [`DialRequest::attempt`] and
-    /// each within `connect_timeout`: one for each address it has. The backend has failed when all have. Defaults to 1.
+    /// Returns how many dials make up one try of this backend: one for each address it has.
+    /// Defaults to 1.
+    ///
+    /// [`DialRequest::attempt`] numbers the dials. Each has its own `connect_timeout`, and the
+    /// backend has failed when all have.
     fn attempts(&self) -> u32 {
         1
     }
 }
 
-impl<B: Backend + ?Sized> Backend for Box<B> {
-    fn target_name(&self) -> String {
-        (**self).target_name()
-    }
-    fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
-        (**self).dial(request)
-    }
-    fn attempts(&self) -> u32 {
-        (**self).attempts()
-    }
+macro_rules! impl_backend_for {
+    ($($pointer:ident),*) => {$(
+        impl<B: Backend + ?Sized> Backend for $pointer<B> {
+            fn target_name(&self) -> String { (**self).target_name() }
+            fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> { (**self).dial(request) }
+            fn attempts(&self) -> u32 { (**self).attempts() }
+        }
+    )*};
 }
 
-impl<B: Backend + ?Sized> Backend for Arc<B> {
-    fn target_name(&self) -> String {
-        (**self).target_name()
-    }
-    fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
-        (**self).dial(request)
-    }
-    fn attempts(&self) -> u32 {
-        (**self).attempts()
-    }
-}
+impl_backend_for!(Arc, Box);
 
-/// What a backend is told when it is to begin a connection.
+/// The client and the attempt that [`Backend::dial`] is called for.
 #[derive(Clone, Copy)]
 pub struct DialRequest<'a> {
     client: &'a dyn Stream,
@@ -121,12 +114,12 @@ impl<'a> DialRequest<'a> {
         Self { client, client_addr, attempt, options }
     }
 
-    /// The client's address.
+    /// Returns the client's address.
     pub fn client_addr(&self) -> &'a Address {
         self.client_addr
     }
 
-    /// The address that the client connected to, asked of its socket when this is called.
+    /// Returns the address that the client connected to. Asks its socket in each call.
     ///
     /// # Errors
     /// When the socket cannot tell.
@@ -134,19 +127,19 @@ impl<'a> DialRequest<'a> {
         self.client.local_addr()
     }
 
-    /// Which dial of this backend for this client it is, from 0 up to [`Backend::attempts`], exclusive.
+    /// Returns the number of this dial: from 0 to [`Backend::attempts`] − 1 for each client.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// The socket options that the server was built with, for a backend that opens a TCP socket.
+    /// Returns the socket options of the server, for a backend that opens a TCP socket.
     pub fn options(&self) -> &'a SocketOptions {
         self.options
     }
 }
 
-impl std::fmt::Debug for DialRequest<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for DialRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DialRequest")
             .field("client_addr", self.client_addr)
             .field("attempt", &self.attempt)
@@ -155,36 +148,37 @@ impl std::fmt::Debug for DialRequest<'_> {
     }
 }
 
-/// A connection that was begun.
+/// A connection that [`Backend::dial`] has begun.
 pub struct Dial {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) preface: Vec<u8>,
 }
 
 impl Dial {
-    /// The connection whose stream this is.
+    /// Returns a dial with this stream and no preface.
     pub fn new(stream: impl Stream + 'static) -> Self {
         Self { stream: Box::new(stream), preface: Vec::new() }
     }
 
-    /// Puts a protocol of the host's own around the connection's stream: TLS, say.
+    /// Wraps the stream in a protocol, such as TLS.
     ///
-    /// So a backend can leave the dialling to another, with all its addresses and socket options.
+    /// A backend can thereby leave dialling to another one, with its addresses and socket options.
     pub fn map_stream<S: Stream + 'static>(self, wrap: impl FnOnce(Box<dyn Stream>) -> S) -> Self {
         Self { stream: Box::new(wrap(self.stream)), preface: self.preface }
     }
 
-    /// Has these bytes sent to the backend as soon as it is connected, before the first byte of the client.
+    /// Sends these bytes to the backend before the client's first byte.
     ///
-    /// They count as bytes to the backend, and are held until it takes them, whatever the buffer size.
+    /// They count as bytes written to the backend. They are held until the backend takes them,
+    /// whatever the buffer size.
     pub fn with_preface(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.preface = bytes.into();
         self
     }
 }
 
-impl std::fmt::Debug for Dial {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dial").field("preface", &self.preface.len()).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! A backend that is reached over a Unix-domain socket.
+//! A backend reached over a Unix-domain socket.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,24 @@ use mio::net::UnixStream;
 
 use super::{Backend, Dial, DialRequest};
 
-/// A backend reached over a Unix-domain socket; its target name is `unix:` and the path, in quotes and with escapes if it
-/// is not UTF-8.
+/// A backend reached over a Unix-domain socket.
 ///
-/// Such a socket connects at once or not at all: a server whose backlog is full counts as failed, and the next
-/// candidate is tried.
+/// Its target name is `unix:` and the path. A path that is not UTF-8 is quoted and escaped.
+///
+/// Such a socket connects at once or not at all: a server whose backlog is full has failed, and the
+/// next candidate is tried.
 #[derive(Clone, Debug)]
 pub struct UnixBackend {
     path: PathBuf,
 }
 
 impl UnixBackend {
-    /// The backend that listens at this path.
+    /// Returns the backend that listens at this path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// The path of its socket.
+    /// Returns the path of its socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -33,7 +34,7 @@ impl Backend for UnixBackend {
     fn target_name(&self) -> String {
         match self.path.to_str() {
             Some(path) => format!("unix:{path}"),
-            // Two paths that look alike are two targets nevertheless.
+            // Not lossy: two paths are never one target.
             None => format!("unix:{:?}", self.path),
         }
     }

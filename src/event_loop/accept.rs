@@ -1,75 +1,80 @@
-//! Clients come in.
+//! Accepting clients.
 
 use std::io;
 use std::time::Instant;
 
-use log::{debug, warn};
-
 use super::acceptor::Accept;
-use super::pair::{ClientSide, Dialling, Pair, Stage};
-use super::token::End;
+use super::pair::{ClientInfo, Dialling, Pair, Stage};
+use super::token::PairSide;
 use super::{EventLoop, RunState};
+use crate::log::{debug, warn};
 use crate::net::{Address, Stream};
-use crate::observe::{Client, EndReason};
+use crate::observer::Client;
 use crate::relay::Side;
+use crate::stats::EndReason;
 
-/// How many clients one turn accepts at most.
+/// How many clients a turn accepts at most.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
 
 impl EventLoop {
+    /// Returns whether calling `accept` is worthwhile and nothing forbids another client.
     pub(super) fn may_accept(&self) -> bool {
         self.run_state == RunState::Serving
             && self.acceptor.may_accept()
             && self.fd_waiters.is_empty()
-            && self.pairs.len() + self.closing.pairs() < self.balancer.config.max_connections
+            && self.pairs.len() + self.close_queue.pairs() < self.cx.config.max_connections
             && self.pairs.has_room()
     }
 
+    /// Accepts clients until the listener would block or the budget is spent.
     pub(super) fn accept(&mut self, now: Instant) {
-        let mut gone = 0;
+        let mut failed = 0;
         for _ in 0..ACCEPTS_PER_TURN {
             if !self.may_accept() {
                 return;
             }
-            match self.acceptor.ask() {
+            match self.acceptor.accept() {
                 Accept::Client(stream, addr) => self.accept_client(stream, addr, now),
-                Accept::Nobody => return,
-                Accept::Gone(err) => {
+                Accept::WouldBlock => return,
+                Accept::ClientFailed(err) => {
                     debug!("a client was gone before it was accepted: {err}");
-                    gone += 1;
+                    failed += 1;
                 }
-                Accept::Failed(err) => return self.pause_accepting(&err, now),
+                Accept::ListenerFailed(err) => return self.pause_accepting(&err, now),
             }
         }
-        if gone == ACCEPTS_PER_TURN {
-            // A listener that fails in this way for good would be asked for ever.
+        if failed == ACCEPTS_PER_TURN {
+            // A listener that fails in this way for good would keep the loop busy for ever.
             self.pause_accepting(&io::ErrorKind::ConnectionAborted.into(), now);
         }
     }
 
     fn pause_accepting(&mut self, err: &io::Error, now: Instant) {
         self.acceptor.pause(now);
-        if let Some(withheld) = self.balancer.shortage_warnings.pass(now) {
-            warn!("cannot accept clients for now: {err}{withheld}");
+        if let Some(suppressed) = self.cx.accept_warnings.pass(now) {
+            warn!("cannot accept clients for now: {err}{suppressed}");
         }
     }
 
     fn accept_client(&mut self, stream: Box<dyn Stream>, addr: Address, now: Instant) {
-        let id = self.balancer.totals.accepted;
-        self.balancer.totals.accepted += 1;
-        self.balancer.totals.dialling += 1;
+        let counters = &mut self.cx.counters;
+        let id = counters.accepted;
+        counters.accepted += 1;
+        counters.dialling += 1;
         debug!("client {id} ({addr}): accepted");
-        self.balancer.observer.accepted(&Client { id, addr: &addr });
-        let token = self.pairs.insert(Pair {
-            client: ClientSide { id, addr, accepted_at: now, side: Side::new(stream) },
-            stage: Stage::Dialling(Dialling::new(now, &self.balancer.config.limits)),
-        });
-        let Some(pair) = self.pairs.find(token) else { return };
-        if let Err(err) = pair.client.side.register(&self.balancer.registry, token.of(End::Client))
-        {
-            self.end(token.slot, EndReason::LocalFailure, now);
-            return self.pause_accepting(&err, now);
+        self.cx.observer.accepted(&Client { id, addr: &addr });
+        let token = self.pairs.next_token(id);
+        let mut side = Side::new(stream);
+        let registered = side.register(&self.cx.registry, token.of(PairSide::Client));
+        let stage = Stage::Dialling(Dialling::new(side, now, &self.cx.config.limits));
+        let slot =
+            self.pairs.insert(Pair { client: ClientInfo { id, addr, accepted_at: now }, stage });
+        match registered {
+            Ok(()) => self.advance_dial(slot, now),
+            Err(err) => {
+                self.close_pair(slot, EndReason::LocalFailure, now);
+                self.pause_accepting(&err, now);
+            }
         }
-        self.advance(token.slot, now);
     }
 }

@@ -1,4 +1,4 @@
-//! Where clients come in, and whether they may now.
+//! The listener, and whether it is worth calling `accept`.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -8,85 +8,83 @@ use mio::Registry;
 use super::token::LISTENER;
 use crate::net::{self, Address, Listener, Stream};
 
-/// How long to wait when this machine is short of something, if no pair closes before.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+/// How long an accept pause lasts if no pair closes before.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// The listener, and what keeps it from being asked for clients.
+/// The listener, until the balancer drains.
 pub(crate) struct Acceptor {
-    /// Gone once the balancer drains.
+    /// `None` once it is closed.
     listener: Option<Box<dyn Listener>>,
-    /// An event has told of clients, and the listener has not said since that none waits. No further event would come.
-    has_clients: bool,
-    /// Set when accepting or dialling failed for want of descriptors or memory: when to try again.
-    short_until: Option<Instant>,
+    /// Set by an event, cleared only by `WouldBlock`.
+    is_ready: bool,
+    /// Set after an error of `accept` or `dial` that tells of a shortage on this machine. No event
+    /// tells when that is over.
+    paused_until: Option<Instant>,
 }
 
-/// What came of asking for a client.
+/// What came of a call to `accept`.
 pub(crate) enum Accept {
     Client(Box<dyn Stream>, Address),
+    WouldBlock,
     /// One client is gone already.
-    Gone(io::Error),
-    Nobody,
-    /// This machine is short of something, or the listener is out of order.
-    Failed(io::Error),
+    ClientFailed(io::Error),
+    /// This machine is short of something, or the listener is broken.
+    ListenerFailed(io::Error),
 }
 
 impl Acceptor {
-    /// Has events tell of clients.
-    pub(crate) fn open(mut listener: Box<dyn Listener>, registry: &Registry) -> io::Result<Self> {
+    /// Registers the listener.
+    pub(crate) fn new(mut listener: Box<dyn Listener>, registry: &Registry) -> io::Result<Self> {
         registry.register(&mut *listener, LISTENER, mio::Interest::READABLE)?;
-        Ok(Self { listener: Some(listener), has_clients: false, short_until: None })
+        Ok(Self { listener: Some(listener), is_ready: false, paused_until: None })
     }
 
     pub(crate) fn close(&mut self, registry: &Registry) {
         if let Some(mut listener) = self.listener.take() {
-            // It is about to be closed, whatever the event queue says.
+            // It is closed next, whatever the event queue says.
             let _ = registry.deregister(&mut *listener);
         }
     }
 
     pub(crate) fn set_ready(&mut self) {
-        self.has_clients = true;
+        self.is_ready = true;
     }
 
-    /// Whether a client may be waiting whom nothing keeps out.
+    /// Returns whether calling `accept` is worthwhile.
     pub(crate) fn may_accept(&self) -> bool {
-        self.listener.is_some() && self.has_clients && self.short_until.is_none()
+        self.listener.is_some() && self.is_ready && self.paused_until.is_none()
     }
 
-    pub(crate) fn ask(&mut self) -> Accept {
-        let Some(listener) = &mut self.listener else { return Accept::Nobody };
+    pub(crate) fn accept(&mut self) -> Accept {
+        let Some(listener) = &mut self.listener else { return Accept::WouldBlock };
         match listener.accept() {
             Ok((stream, addr)) => Accept::Client(stream, addr),
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                self.has_clients = false;
-                Accept::Nobody
+                self.is_ready = false;
+                Accept::WouldBlock
             }
-            Err(err) if net::is_of_one_client(&err) => Accept::Gone(err),
-            Err(err) => Accept::Failed(err),
+            Err(err) if net::is_of_one_client(&err) => Accept::ClientFailed(err),
+            Err(err) => Accept::ListenerFailed(err),
         }
     }
 
-    /// Something has run short; whoever needs it waits. A pause under way is not made longer.
+    /// Pauses accepting. A pause under way does not get longer.
     pub(crate) fn pause(&mut self, now: Instant) {
-        self.short_until.get_or_insert(now + SHORTAGE_PAUSE);
+        self.paused_until.get_or_insert(now + PAUSE);
     }
 
-    /// When the pause is over, if there is one.
+    /// Returns when the pause is over, if there is one.
     pub(crate) fn paused_until(&self) -> Option<Instant> {
-        self.short_until
+        self.paused_until
     }
 
-    /// A pair has closed: there is room again.
+    /// Ends a pause: a socket has been closed, so that there may be room.
     pub(crate) fn resume(&mut self) {
-        self.short_until = None;
+        self.paused_until = None;
     }
 
-    /// Ends a pause whose time is over. Whether none is left.
-    pub(crate) fn resume_if_due(&mut self, now: Instant) -> bool {
-        if self.short_until.is_some_and(|until| until <= now) {
-            self.short_until = None;
-        }
-        self.short_until.is_none()
+    /// Ends a pause whose time is over.
+    pub(crate) fn expire_pause(&mut self, now: Instant) {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 }

@@ -1,80 +1,121 @@
-//! Sockets of pairs that have been ended by the crowd, closed in pieces so that nobody else waits for all of them.
+//! Sockets that are still to be closed: closing many at once would hold up everyone else.
 
 use std::collections::VecDeque;
-use std::vec;
 
-use crate::mailbox::Promise;
-use crate::observe::Applied;
+use crate::mailbox::oneshot;
 use crate::relay::Side;
+use crate::stats::Applied;
 
-/// The sides of ended pairs that are still to be closed: no byte goes through them any more.
+/// Sockets of pairs that were taken out of the table, and of dials that were given up. No byte goes
+/// through them any more.
+///
+/// Client sockets come first, since clients can do something about it. Batches take turns, so that
+/// a small update does not wait for a large one before it.
 #[derive(Default)]
-pub(crate) struct Closing(VecDeque<Batch>);
-
-/// The sides of pairs that end in one step.
-#[derive(Default)]
-pub(crate) struct Batch0 {
-    clients: Vec<Side>,
-    backends: Vec<Side>,
-}
-
-impl Batch0 {
-    pub(crate) fn push(&mut self, client: Side, backend: Option<Side>) {
-        self.clients.push(client);
-        self.backends.extend(backend);
-    }
-}
-
-/// What ended in one step, and what is to be reported once all of it is closed.
-struct Batch {
-    /// How many pairs it is of, each of which has two sides.
+pub(crate) struct CloseQueue {
+    /// In the order of their updates. The ids of batches count on from that of the first.
+    batches: VecDeque<ClosingBatch>,
+    first_id: u64,
+    /// The batches that have client sockets left, and backend sockets, each once.
+    with_clients: VecDeque<u64>,
+    with_backends: VecDeque<u64>,
     pairs: usize,
-    /// Dropped first, so that nobody waits who may be waited for by a stream of the host's as it is dropped.
+}
+
+/// The sockets that one step has left to be closed, and what is to be reported then.
+#[derive(Default)]
+pub(crate) struct ClosingBatch {
+    clients: VecDeque<Closing>,
+    backends: VecDeque<Closing>,
+    /// Pairs that have a socket in here.
+    pairs: usize,
     report: Option<Report>,
-    sides: vec::IntoIter<Side>,
+}
+
+struct Closing {
+    side: Side,
+    /// Whether it is the last socket of its pair.
+    ends_pair: bool,
 }
 
 /// An update that is applied once its batch is closed.
 pub(crate) struct Report {
     pub(crate) applied: Applied,
-    pub(crate) promise: Promise<Applied>,
+    pub(crate) reply: oneshot::Sender<Applied>,
 }
 
-/// What came of asking for the next side.
+/// What to do next.
 pub(crate) enum Next {
     Close(Side),
     Report(Report),
 }
 
-impl Closing {
-    /// Adds what has ended. The clients come first, since they are who can do something about it: the last of a thousand
-    /// should not have to wait for a thousand closes on the other side.
-    pub(crate) fn add(&mut self, crowd: Batch0, report: Option<Report>) {
-        let pairs = crowd.clients.len();
-        let mut sides = crowd.clients;
-        sides.extend(crowd.backends);
-        self.0.push_back(Batch { pairs, report, sides: sides.into_iter() });
+impl ClosingBatch {
+    /// Adds a pair. It has no backend if it was still looking for one.
+    pub(crate) fn push_pair(&mut self, client: Side, backend: Option<Side>) {
+        self.pairs += 1;
+        self.clients.push_back(Closing { side: client, ends_pair: backend.is_none() });
+        self.backends.extend(backend.map(|side| Closing { side, ends_pair: true }));
     }
 
-    /// How many pairs have a socket that is still open.
+    /// Adds the socket of a cancelled dial, whose client is given another backend.
+    pub(crate) fn push_dial(&mut self, backend: Side) {
+        self.backends.push_back(Closing { side: backend, ends_pair: false });
+    }
+
+    pub(crate) fn set_report(&mut self, report: Report) {
+        self.report = Some(report);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.clients.is_empty() && self.backends.is_empty()
+    }
+}
+
+impl CloseQueue {
+    pub(crate) fn push(&mut self, batch: ClosingBatch) {
+        let id = self.first_id + self.batches.len() as u64;
+        if !batch.clients.is_empty() {
+            self.with_clients.push_back(id);
+        }
+        if !batch.backends.is_empty() {
+            self.with_backends.push_back(id);
+        }
+        self.pairs += batch.pairs;
+        self.batches.push_back(batch);
+    }
+
+    /// Returns how many pairs have a socket that is still open.
     pub(crate) fn pairs(&self) -> usize {
-        self.0.iter().map(|batch| batch.sides.len().min(batch.pairs)).sum()
+        self.pairs
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.batches.is_empty()
     }
 
-    /// What is to be done next. Updates are reported in their order.
-    pub(crate) fn next(&mut self) -> Option<Next> {
-        loop {
-            let batch = self.0.front_mut()?;
-            if let Some(side) = batch.sides.next() {
-                return Some(Next::Close(side));
-            }
-            if let Some(Batch { report: Some(report), .. }) = self.0.pop_front() {
+    /// Takes what to do next: only a report if no socket may be closed. Updates are reported in
+    /// their order.
+    pub(crate) fn next(&mut self, may_close: bool) -> Option<Next> {
+        while self.batches.front().is_some_and(ClosingBatch::is_closed) {
+            self.first_id += 1;
+            if let Some(report) = self.batches.pop_front().and_then(|batch| batch.report) {
                 return Some(Next::Report(report));
             }
         }
+        if !may_close {
+            return None;
+        }
+        let is_client = !self.with_clients.is_empty();
+        let ids = if is_client { &mut self.with_clients } else { &mut self.with_backends };
+        let id = ids.pop_front()?;
+        let batch = &mut self.batches[(id - self.first_id) as usize];
+        let sockets = if is_client { &mut batch.clients } else { &mut batch.backends };
+        let Closing { side, ends_pair } = sockets.pop_front()?;
+        if !sockets.is_empty() {
+            ids.push_back(id);
+        }
+        self.pairs -= usize::from(ends_pair);
+        Some(Next::Close(side))
     }
 }

@@ -3,37 +3,47 @@
 use std::io;
 use std::time::Instant;
 
-use log::{debug, warn};
-
-use super::accept::ACCEPTS_PER_TURN;
-use super::pair::{Candidate, ClientSide, Connecting, Dialling, Pair, Phase, Relaying, Stage};
+use super::EventLoop;
+use super::context::Context;
+use super::pair::{Candidate, ClientInfo, Connecting, Dialling, Pair, Phase, Relaying, Stage};
 use super::pair_table::Queue;
-use super::token::{End, PairToken};
-use super::{Balancer, EventLoop};
+use super::token::{PairSide, PairToken};
 use crate::backend::{Dial, DialRequest};
+use crate::log::{debug, warn};
 use crate::net;
-use crate::observe::{AttemptFailed, Connected, EndReason};
-use crate::relay::{Relay, Side};
+use crate::observer::{AttemptFailed, Connected};
+use crate::pool::{Assignment, Tried};
+use crate::relay::{Duplex, Side};
+use crate::stats::EndReason;
+use crate::time::after;
+
+/// How many dials a turn begins at most for clients accepted earlier.
+pub(super) const DIALS_PER_TURN: usize = 64;
 
 /// What comes of a step towards a backend.
 enum Step {
-    /// Until an event or a deadline, there is nothing to do.
+    /// There is nothing to do until an event or a timeout.
     Wait(Phase),
     /// There is more to do, in a later turn, since each dial costs time.
-    Again(Phase),
+    Retry(Phase),
     /// No descriptor is left to dial with.
-    Starve(Candidate),
-    Connected(Relaying),
-    End(EndReason),
+    AwaitDescriptor(Candidate),
+    Connected {
+        assignment: Assignment,
+        backend: Side,
+        preface: Vec<u8>,
+    },
+    Close(EndReason),
 }
 
 impl EventLoop {
-    /// Takes the next step towards a backend, whichever it is.
-    pub(super) fn advance(&mut self, slot: usize, now: Instant) {
+    /// Takes the next step for a client that waits for a backend.
+    pub(super) fn advance_dial(&mut self, slot: usize, now: Instant) {
         self.step(slot, now, |dialler, phase| dialler.advance(phase));
     }
 
-    pub(super) fn attempt_timed_out(&mut self, slot: usize, now: Instant) {
+    /// Gives up a dial in flight whose time is over.
+    pub(super) fn time_out_dial(&mut self, slot: usize, now: Instant) {
         self.step(slot, now, |dialler, phase| match phase {
             Phase::Connecting(connecting) => {
                 dialler.connect_failed(connecting, &io::ErrorKind::TimedOut.into())
@@ -42,61 +52,98 @@ impl EventLoop {
         });
     }
 
-    /// Dials for those who wait for a descriptor, in the order in which they came.
-    pub(super) fn retry_fd_waiters(&mut self, now: Instant) {
-        if !self.acceptor.resume_if_due(now) {
-            return;
-        }
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(&slot) = self.fd_waiters.front() else { return };
-            self.step(slot, now, |dialler, phase| match phase {
-                Phase::AwaitingFd(candidate) => dialler.advance(Phase::Dial(candidate)),
-                other => Step::Wait(other),
-            });
-            if self.pairs.get_mut(slot).is_some_and(|pair| pair.is_starving()) {
-                return; // it keeps its place
-            }
-            self.fd_waiters.pop_front();
+    /// Takes the next steps of clients that were queued to dial again.
+    pub(super) fn drive_dials(&mut self, now: Instant) {
+        for _ in 0..self.pairs.queue_len(Queue::Dial).min(self.budget.dials) {
+            let Some(slot) = self.pairs.dequeue(Queue::Dial) else { return };
+            self.budget.dials -= 1;
+            self.advance_dial(slot, now);
         }
     }
 
+    /// Dials for clients that wait for a descriptor, in order of arrival.
+    pub(super) fn retry_fd_waiters(&mut self, now: Instant) {
+        self.acceptor.expire_pause(now);
+        while self.budget.dials > 0 && self.acceptor.paused_until().is_none() {
+            let Some(token) = self.fd_waiters.pop_front() else { return };
+            // It may have been closed meanwhile.
+            let is_waiting = self.pairs.find(token).is_some_and(|pair| pair.awaits_descriptor());
+            if is_waiting {
+                self.budget.dials -= 1;
+                self.step(token.slot, now, |dialler, phase| match phase {
+                    Phase::AwaitDescriptor(None) => dialler.advance(Phase::Pick),
+                    Phase::AwaitDescriptor(Some(candidate)) => {
+                        dialler.advance(Phase::Dial(candidate))
+                    }
+                    other => Step::Wait(other),
+                });
+            }
+            // It keeps its place if there is still no descriptor.
+            if self.fd_waiters.back() == Some(&token) {
+                self.fd_waiters.rotate_right(1);
+            }
+        }
+    }
+
+    /// Takes a dialling pair out, has its next phase determined, and puts it back, or closes it.
     fn step(
         &mut self,
         slot: usize,
         now: Instant,
-        take: impl FnOnce(&mut Dialler<'_>, Phase) -> Step,
+        step: impl FnOnce(&mut Dialler<'_>, Phase) -> Step,
     ) {
-        let Some((token, Pair { client, stage })) = self.pairs.with_token(slot) else { return };
-        let Stage::Dialling(dialling) = stage else { return };
-        let phase = dialling.take_phase();
-        match take(
-            &mut Dialler { balancer: &mut self.balancer, client, dialling, token, now },
+        let (token, Pair { client, stage }) = self.pairs.lend(slot);
+        let Stage::Dialling(dialling) = stage else {
+            unreachable!("only dialling pairs are stepped")
+        };
+        let Dialling { client: side, mut tried, give_up_at, phase } = dialling;
+        let step = step(
+            &mut Dialler {
+                cx: &mut self.cx,
+                client: &client,
+                side: &side,
+                tried: &mut tried,
+                give_up_at,
+                token,
+                now,
+            },
             phase,
-        ) {
-            Step::Wait(phase) => dialling.phase = phase,
-            Step::Again(phase) => {
-                dialling.phase = phase;
-                self.pairs.enqueue(slot, Queue::Ready);
-            }
-            Step::Starve(candidate) => {
-                dialling.phase = Phase::AwaitingFd(candidate);
-                if !self.fd_waiters.contains(&slot) {
-                    self.fd_waiters.push_back(slot);
-                }
+        );
+        let is_retried = matches!(step, Step::Retry(_));
+        let phase = match step {
+            Step::Wait(phase) | Step::Retry(phase) => phase,
+            Step::AwaitDescriptor(candidate) => {
+                self.fd_waiters.push_back(token);
                 self.acceptor.pause(now);
+                Phase::AwaitDescriptor(Some(candidate))
             }
-            Step::Connected(relaying) => *stage = Stage::Relaying(relaying),
-            Step::End(reason) => self.end(slot, reason, now),
+            Step::Connected { assignment, backend, preface } => {
+                let duplex = Duplex::new(side, backend, preface, now);
+                let stage = Stage::Relaying(Relaying { assignment, duplex });
+                return self.pairs.put_back(slot, Pair { client, stage });
+            }
+            Step::Close(reason) => {
+                self.pairs.vacate(slot);
+                self.cx.refused(&client, side.failure(), reason, now);
+                return self.close(side, None);
+            }
+        };
+        let dialling = Dialling { client: side, tried, give_up_at, phase };
+        self.timers.arm(slot, dialling.deadline());
+        self.pairs.put_back(slot, Pair { client, stage: Stage::Dialling(dialling) });
+        if is_retried {
+            self.pairs.enqueue(slot, Queue::Dial);
         }
-        self.remind(slot);
     }
 }
 
 /// Dials for one client.
 struct Dialler<'a> {
-    balancer: &'a mut Balancer,
-    client: &'a ClientSide,
-    dialling: &'a mut Dialling,
+    cx: &'a mut Context,
+    client: &'a ClientInfo,
+    side: &'a Side,
+    tried: &'a mut Tried,
+    give_up_at: Instant,
     token: PairToken,
     now: Instant,
 }
@@ -104,138 +151,132 @@ struct Dialler<'a> {
 impl Dialler<'_> {
     fn advance(&mut self, phase: Phase) -> Step {
         match phase {
-            // Its reminder passes over a pair that is queued, and one whose attempts fail at once always is.
-            Phase::Pick | Phase::Dial(_) if self.dialling.is_overdue(self.now) => {
-                Step::End(EndReason::DialLimit)
+            // A pair whose attempts fail at once is always queued, and its timer passes over it.
+            Phase::Pick | Phase::Dial(_) if self.give_up_at <= self.now => {
+                if let (Some(assignment), _) = phase.into_parts() {
+                    self.cx.pool.release(assignment);
+                }
+                Step::Close(EndReason::DialLimit)
             }
             Phase::Pick => self.pick(),
             Phase::Dial(candidate) => self.dial(candidate),
-            Phase::AwaitingFd(_) => Step::Wait(phase), // fed in order: see `feed_starving`
-            Phase::Connecting(connecting) => self.check_connecting(connecting),
+            Phase::AwaitDescriptor(_) => Step::Wait(phase), // see `retry_fd_waiters`
+            Phase::Connecting(connecting) => self.check_connect(connecting),
         }
     }
 
     fn pick(&mut self) -> Step {
-        let is_untried = |key: &_, target_name: &_| !self.dialling.has_tried(key, target_name);
-        match self.balancer.pool.pick(self.now, is_untried) {
-            Some(assignment) => self.dial(Candidate::new(assignment)),
-            None => Step::End(self.balancer.refusal()),
+        match self.cx.pool.pick(self.tried) {
+            Some(assignment) => self.dial(Candidate { assignment, attempt: 0, has_failed: false }),
+            None => Step::Close(self.cx.refusal()),
         }
     }
 
     /// Begins to dial one address.
-    fn dial(&mut self, candidate: Candidate) -> Step {
-        match self.begin(&candidate) {
+    fn dial(&mut self, mut candidate: Candidate) -> Step {
+        match self.begin_dial(&candidate) {
             Ok((backend, preface)) => {
-                let limits = &self.balancer.config.limits;
-                Step::Wait(Phase::Connecting(Connecting::new(
-                    backend, preface, candidate, self.now, limits,
-                )))
+                let give_up_at = after(self.now, self.cx.config.limits.connect_timeout);
+                let has_event = false;
+                let dial = Connecting { backend, preface, candidate, give_up_at, has_event };
+                Step::Wait(Phase::Connecting(dial))
             }
             Err(err) if net::is_shortage(&err) => {
-                if let Some(withheld) = self.balancer.shortage_warnings.pass(self.now) {
-                    warn!("cannot dial for now: {err}{withheld}");
+                if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
+                    warn!("cannot dial for now: {err}{suppressed}");
                 }
-                Step::Starve(candidate)
+                Step::AwaitDescriptor(candidate)
             }
-            // Says nothing of the backend. In a later turn, lest one that is always interrupted holds up everything.
+            // Not at once: a backend that is always interrupted would hold up everyone.
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {
-                Step::Again(Phase::Dial(candidate))
+                Step::Retry(Phase::Dial(candidate))
             }
-            Err(err) => self.attempt_failed(candidate, &err),
+            Err(err) if net::is_local_failure(&err) => {
+                let target_name = candidate.assignment.target_name();
+                if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
+                    warn!("no local address or port to reach {target_name}: {err}{suppressed}");
+                }
+                self.attempt_failed(candidate, &err)
+            }
+            Err(err) => {
+                candidate.has_failed = true;
+                self.attempt_failed(candidate, &err)
+            }
         }
     }
 
-    fn begin(&self, candidate: &Candidate) -> io::Result<(Side, Vec<u8>)> {
-        let (client, options) = (self.client, &self.balancer.config.socket_options);
-        let request =
-            DialRequest::new(client.side.stream(), &client.addr, candidate.attempt, options);
-        let Dial { stream, preface } = candidate.assignment.entry.backend().dial(&request)?;
+    fn begin_dial(&self, candidate: &Candidate) -> io::Result<(Side, Vec<u8>)> {
+        let (addr, options) = (&self.client.addr, &self.cx.config.socket_options);
+        let request = DialRequest::new(self.side.stream(), addr, candidate.attempt, options);
+        let Dial { stream, preface } = candidate.assignment.entry().backend().dial(&request)?;
         let mut backend = Side::new(stream);
-        backend.register(&self.balancer.registry, self.token.of(End::Backend))?;
+        backend.register(&self.cx.registry, self.token.of(PairSide::Backend))?;
         Ok((backend, preface))
     }
 
     /// Asks the backend's stream whether it is connected, if an event gave reason to.
-    fn check_connecting(&mut self, mut connecting: Connecting) -> Step {
+    fn check_connect(&mut self, mut connecting: Connecting) -> Step {
         if !std::mem::take(&mut connecting.has_event) {
             return Step::Wait(Phase::Connecting(connecting));
         }
         match connecting.backend.check_connect() {
-            Ok(true) => Step::Connected(self.establish(connecting)),
+            Ok(true) => self.connected(connecting),
             Ok(false) => Step::Wait(Phase::Connecting(connecting)),
             Err(err) => self.connect_failed(connecting, &err),
         }
     }
 
-    fn connect_failed(
-        &mut self,
-        Connecting { backend, candidate, .. }: Connecting,
-        err: &io::Error,
-    ) -> Step {
-        backend.cut(&self.balancer.registry);
-        self.attempt_failed(candidate, err)
+    fn connected(&mut self, connecting: Connecting) -> Step {
+        let Connecting { backend, preface, candidate: Candidate { mut assignment, .. }, .. } =
+            connecting;
+        let Self { client, cx, .. } = self;
+        let (key, target_name) = (assignment.key(), assignment.target_name());
+        debug!("client {} ({}): connected to {key} ({target_name})", client.id, client.addr);
+        let took = self.now.saturating_duration_since(client.accepted_at);
+        cx.observer.connected(&Connected { client: client.observed(), key, target_name, took });
+        cx.counters.dialling -= 1;
+        cx.counters.open += 1;
+        cx.pool.connected(&mut assignment);
+        Step::Connected { assignment, backend, preface }
     }
 
-    /// Counts and tells a failed attempt; the next is for a later turn.
+    fn connect_failed(&mut self, mut connecting: Connecting, err: &io::Error) -> Step {
+        connecting.backend.close(&self.cx.registry);
+        connecting.candidate.has_failed = true;
+        self.attempt_failed(connecting.candidate, err)
+    }
+
+    /// Counts and reports a failed attempt. The next one is for a later turn.
     fn attempt_failed(&mut self, mut candidate: Candidate, err: &io::Error) -> Step {
-        let Self { client, balancer, .. } = self;
-        let entry = &candidate.assignment.entry;
-        let (key, target_name, attempt) =
-            (entry.shared_key(), entry.shared_target_name(), candidate.attempt);
-        debug!(
-            "client {} ({}): backend {key} ({target_name}) cannot be reached: {err}",
-            client.id, client.addr
-        );
-        balancer.observer.attempt_failed(&AttemptFailed {
-            client: client.info(),
+        let Self { client, cx, .. } = self;
+        let (key, target_name) = (candidate.assignment.key(), candidate.assignment.target_name());
+        debug!("client {} ({}): cannot reach {key} ({target_name}): {err}", client.id, client.addr);
+        cx.observer.attempt_failed(&AttemptFailed {
+            client: client.observed(),
             key,
             target_name,
-            attempt,
+            attempt: candidate.attempt,
             error: err,
         });
-        balancer.pool.dial_failed(&candidate.assignment);
-        self.dialling.note_tried(&candidate.assignment);
-        candidate.failed_locally |= net::is_local_failure(err);
+        cx.pool.dial_failed(&candidate.assignment);
         candidate.attempt += 1;
-        if candidate.attempt < candidate.assignment.entry.backend().attempts() {
-            return Step::Again(Phase::Dial(candidate));
+        if candidate.attempt < candidate.assignment.entry().backend().attempts() {
+            return Step::Retry(Phase::Dial(candidate));
         }
-        if !candidate.failed_locally {
-            self.backend_failed(&candidate, err);
-        }
-        Step::Again(Phase::Pick)
+        self.backend_failed(candidate, err);
+        Step::Retry(Phase::Pick)
     }
 
-    fn backend_failed(&mut self, Candidate { assignment, .. }: &Candidate, err: &io::Error) {
-        let Some(time) = self.balancer.pool.backend_failed(assignment, self.now) else { return };
-        if let Some(withheld) = self.balancer.ejection_warnings.pass(self.now) {
-            let (key, target_name) =
-                (assignment.entry.shared_key(), assignment.entry.shared_target_name());
-            warn!("backend {key} ({target_name}) is passed over for {time:.1?}: {err}{withheld}");
+    /// Gives up a backend for this client, after its last address has failed.
+    fn backend_failed(&mut self, candidate: Candidate, err: &io::Error) {
+        let Candidate { assignment, has_failed, .. } = candidate;
+        let entry = assignment.shared_entry();
+        let (cx, now) = (&mut *self.cx, self.now);
+        let ejected_for = cx.pool.backend_failed(assignment, has_failed, self.tried, now);
+        let Some(time) = ejected_for else { return };
+        if let Some(suppressed) = cx.ejection_warnings.pass(now) {
+            let (key, target_name) = (entry.key(), entry.target_name());
+            warn!("backend {key} ({target_name}) is ejected for {time:.1?}: {err}{suppressed}");
         }
-    }
-
-    /// The backend is connected: from here on bytes are moved.
-    fn establish(&mut self, connecting: Connecting) -> Relaying {
-        let Self { client, balancer, .. } = self;
-        let Connecting { backend, preface, candidate: Candidate { assignment, .. }, .. } =
-            connecting;
-        let (key, target_name) =
-            (assignment.entry.shared_key(), assignment.entry.shared_target_name());
-        debug!("client {} ({}): connected with {key} ({target_name})", client.id, client.addr);
-        let took = self.now.saturating_duration_since(client.accepted_at);
-        balancer.observer.connected(&Connected { client: client.info(), key, target_name, took });
-        balancer.totals.dialling -= 1;
-        balancer.totals.open += 1;
-        balancer.pool.connected(&assignment);
-        Relaying { assignment, relay: Relay::new(backend, preface, self.now) }
-    }
-}
-
-impl Balancer {
-    /// Why a client ends for whom there is no candidate left.
-    pub(super) fn refusal(&self) -> EndReason {
-        if self.pool.is_empty() { EndReason::NoBackend } else { EndReason::BackendsFailed }
     }
 }

@@ -1,39 +1,24 @@
-//! One client with the backend that serves it, from the accept until it ends and its sockets are left to be closed.
+//! A client and the backend that serves it, from the accept until their sockets may be closed.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::token::PairSide;
 use crate::net::Address;
-use crate::observe::{Client, EndReason};
-use crate::pool::Assignment;
-use crate::relay::{Relay, Side};
+use crate::observer::Client;
+use crate::pool::{Assignment, Tried};
+use crate::relay::{Duplex, Side};
+use crate::stats::EndReason;
 use crate::time::after;
 
 /// A pair.
 ///
 /// ```text
-/// Dialling ──connected──> Relaying ──both streams ended, or cut──> (gone)
-///     └──no backend, given up, client gone──> (gone)
+/// Dialling ──connected──> Relaying ──both streams ended, or aborted──> (closed)
+///     └──no backend left, given up, client gone──> (closed)
 /// ```
 pub(crate) struct Pair {
-    pub(crate) client: ClientSide,
+    pub(crate) client: ClientInfo,
     pub(crate) stage: Stage,
-}
-
-/// A client that was accepted, with its socket.
-pub(crate) struct ClientSide {
-    pub(crate) id: u64,
-    pub(crate) addr: Address,
-    pub(crate) accepted_at: Instant,
-    pub(crate) side: Side,
-}
-
-impl ClientSide {
-    /// What observers are told.
-    pub(crate) fn info(&self) -> Client<'_> {
-        Client { id: self.id, addr: &self.addr }
-    }
 }
 
 pub(crate) enum Stage {
@@ -41,13 +26,22 @@ pub(crate) enum Stage {
     Relaying(Relaying),
 }
 
-impl Pair {
-    /// Whether it waits for a descriptor.
-    pub(crate) fn is_starving(&self) -> bool {
-        matches!(self.stage, Stage::Dialling(Dialling { phase: Phase::AwaitingFd(_), .. }))
-    }
+/// What is known of a client besides its socket.
+pub(crate) struct ClientInfo {
+    pub(crate) id: u64,
+    pub(crate) addr: Address,
+    pub(crate) accepted_at: Instant,
+}
 
-    /// When to ask for its [`verdict`](Self::verdict) at the latest.
+impl ClientInfo {
+    /// Returns what observers are told of it.
+    pub(crate) fn observed(&self) -> Client<'_> {
+        Client { id: self.id, addr: &self.addr }
+    }
+}
+
+impl Pair {
+    /// Returns when to check its timeouts at the latest.
     pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
         match &self.stage {
             Stage::Dialling(dialling) => Some(dialling.deadline()),
@@ -55,27 +49,20 @@ impl Pair {
         }
     }
 
-    /// What is to be done now that its reminder is due.
-    pub(crate) fn timeout(&self, limits: &Limits, now: Instant) -> Timeout {
-        match &self.stage {
-            Stage::Dialling(dialling) => dialling.timeout(now),
-            Stage::Relaying(relaying) => match relaying.deadline(limits) {
-                Some((deadline, reason)) if deadline <= now => Timeout::End(reason),
-                _ => Timeout::GoOn,
-            },
-        }
+    pub(crate) fn awaits_descriptor(&self) -> bool {
+        let Stage::Dialling(dialling) = &self.stage else { return false };
+        matches!(dialling.phase, Phase::AwaitDescriptor(_))
     }
 
-    /// Its client, and its backend if a connection to one was begun.
-    pub(crate) fn into_sides(self) -> (Side, Option<Side>) {
-        let backend = match self.stage {
-            Stage::Dialling(Dialling { phase: Phase::Connecting(connecting), .. }) => {
-                Some(connecting.backend)
-            }
-            Stage::Dialling(_) => None,
-            Stage::Relaying(relaying) => Some(relaying.relay.into_backend()),
-        };
-        (self.client.side, backend)
+    /// Returns which of its timeouts has fired by now.
+    pub(crate) fn timeout(&self, limits: &Limits, now: Instant) -> Option<Timeout> {
+        match &self.stage {
+            Stage::Dialling(dialling) => dialling.timeout(now),
+            Stage::Relaying(relaying) => relaying
+                .deadline(limits)
+                .filter(|(deadline, _)| *deadline <= now)
+                .map(|(_, reason)| Timeout::Relay(reason)),
+        }
     }
 }
 
@@ -88,43 +75,41 @@ pub(crate) struct Limits {
     pub(crate) half_closed_timeout: Duration,
 }
 
-/// What becomes of a pair that was reminded of a deadline.
+/// A timeout that has fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timeout {
-    GoOn,
-    /// The attempt has taken too long; there is time for another.
-    AttemptTimedOut,
-    /// So has the whole client, and `attempt_timed_out` tells whether the last attempt had its full time.
-    DialLimit {
-        attempt_timed_out: bool,
-    },
-    End(EndReason),
+    /// One attempt has taken too long; there is time for another.
+    Attempt,
+    /// All attempts have. The last one has failed only if it had its full time.
+    DialLimit { attempt_too: bool },
+    /// The pair has been idle or half-closed for too long.
+    Relay(EndReason),
 }
 
-/// A client for whom a backend is being looked for.
+/// A client that waits for a backend.
 pub(crate) struct Dialling {
-    /// What was tried for this client without success, by key and target name.
-    tried: BTreeSet<(Arc<str>, Arc<str>)>,
+    pub(crate) client: Side,
+    pub(crate) tried: Tried,
+    pub(crate) give_up_at: Instant,
     pub(crate) phase: Phase,
-    give_up_at: Instant,
 }
 
 /// What comes next on the way to a backend.
 ///
 /// ```text
 /// Pick ──> Dial ──begun──> Connecting ──connected──> (relaying)
-///  ↑        ↑ ↓ no descriptor   │ failed
-///  │      Starving              │
-///  │        └──another address──┤
-///  └────────no other address────┘
+///  ↑ ↑      ↑ ↓ no descriptor   │ failed
+///  │ │  AwaitDescriptor         │
+///  │ └──────┘ └──another address─┤
+///  └─────────no other address────┘
 /// ```
 pub(crate) enum Phase {
-    /// A backend has to be picked.
+    /// Pick a backend.
     Pick,
-    /// One address of a backend has to be dialled.
+    /// Dial one address of a backend.
     Dial(Candidate),
-    /// As `Dial`, once there is a descriptor for it.
-    AwaitingFd(Candidate),
+    /// Dial once a descriptor is free. Without a candidate, pick one first.
+    AwaitDescriptor(Option<Candidate>),
     Connecting(Connecting),
 }
 
@@ -133,14 +118,8 @@ pub(crate) struct Candidate {
     pub(crate) assignment: Assignment,
     /// Which of its dials: see `Backend::attempts`.
     pub(crate) attempt: u32,
-    /// Whether one of them failed for a reason that says nothing of the backend.
-    pub(crate) failed_locally: bool,
-}
-
-impl Candidate {
-    pub(crate) fn new(assignment: Assignment) -> Self {
-        Self { assignment, attempt: 0, failed_locally: false }
-    }
+    /// Whether a dial failed for a reason that says something of the backend.
+    pub(crate) has_failed: bool,
 }
 
 /// A dial in flight.
@@ -148,95 +127,96 @@ pub(crate) struct Connecting {
     pub(crate) backend: Side,
     pub(crate) preface: Vec<u8>,
     pub(crate) candidate: Candidate,
+    pub(crate) give_up_at: Instant,
     /// Whether an event has come since the stream was asked last.
     pub(crate) has_event: bool,
-    give_up_at: Instant,
-}
-
-impl Connecting {
-    pub(crate) fn new(
-        backend: Side,
-        preface: Vec<u8>,
-        candidate: Candidate,
-        now: Instant,
-        limits: &Limits,
-    ) -> Self {
-        let give_up_at = after(now, limits.connect_timeout);
-        Self { backend, preface, candidate, has_event: false, give_up_at }
-    }
 }
 
 impl Dialling {
-    pub(crate) fn new(now: Instant, limits: &Limits) -> Self {
-        Self {
-            tried: BTreeSet::new(),
-            phase: Phase::Pick,
-            give_up_at: after(now, limits.dial_limit),
-        }
+    pub(crate) fn new(client: Side, now: Instant, limits: &Limits) -> Self {
+        let give_up_at = after(now, limits.dial_limit);
+        Self { client, tried: Tried::default(), give_up_at, phase: Phase::Pick }
     }
 
-    pub(crate) fn has_tried(&self, key: &Arc<str>, target_name: &Arc<str>) -> bool {
-        !self.tried.is_empty() && self.tried.contains(&(key.clone(), target_name.clone()))
-    }
-
-    /// The backend will not be picked again for this client.
-    pub(crate) fn note_tried(&mut self, assignment: &Assignment) {
-        self.tried.insert((
-            assignment.entry.shared_key().clone(),
-            assignment.entry.shared_target_name().clone(),
-        ));
-    }
-
-    /// Takes the phase out, to be followed by another.
-    pub(crate) fn take_phase(&mut self) -> Phase {
-        std::mem::replace(&mut self.phase, Phase::Pick)
-    }
-
-    /// Whether the next step is to begin a dial.
+    /// Returns whether its next step is to begin a dial.
     pub(crate) fn is_about_to_dial(&self) -> bool {
         matches!(self.phase, Phase::Pick | Phase::Dial(_))
     }
 
-    /// Whether the client's time for all its attempts is over.
-    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.give_up_at <= now
+    /// Takes its backend away: another one is to be picked.
+    pub(crate) fn take_backend(&mut self) -> (Option<Assignment>, Option<Side>) {
+        let pick = match self.phase {
+            Phase::AwaitDescriptor(_) => Phase::AwaitDescriptor(None), // it keeps its place there
+            _ => Phase::Pick,
+        };
+        std::mem::replace(&mut self.phase, pick).into_parts()
     }
 
-    fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         match &self.phase {
             Phase::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
             _ => self.give_up_at,
         }
     }
 
-    fn timeout(&self, now: Instant) -> Timeout {
-        let attempt_timed_out =
+    fn timeout(&self, now: Instant) -> Option<Timeout> {
+        let attempt_too =
             matches!(&self.phase, Phase::Connecting(connecting) if connecting.give_up_at <= now);
-        if self.is_overdue(now) {
-            Timeout::DialLimit { attempt_timed_out }
-        } else if attempt_timed_out {
-            Timeout::AttemptTimedOut
-        } else {
-            Timeout::GoOn
+        match self.give_up_at <= now {
+            true => Some(Timeout::DialLimit { attempt_too }),
+            false => attempt_too.then_some(Timeout::Attempt),
         }
     }
 }
 
-/// A client connected with a backend.
+impl Phase {
+    /// Returns the backend that the client was given, if it has one.
+    pub(crate) fn assignment(&self) -> Option<&Assignment> {
+        match self {
+            Self::Pick | Self::AwaitDescriptor(None) => None,
+            Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
+                Some(&candidate.assignment)
+            }
+            Self::Connecting(connecting) => Some(&connecting.candidate.assignment),
+        }
+    }
+
+    /// Takes the phase apart: what is to be released, and to be aborted.
+    pub(crate) fn into_parts(self) -> (Option<Assignment>, Option<Side>) {
+        match self {
+            Self::Pick | Self::AwaitDescriptor(None) => (None, None),
+            Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
+                (Some(candidate.assignment), None)
+            }
+            Self::Connecting(Connecting { backend, candidate, .. }) => {
+                (Some(candidate.assignment), Some(backend))
+            }
+        }
+    }
+}
+
+/// A client that is connected with a backend.
 pub(crate) struct Relaying {
     pub(crate) assignment: Assignment,
-    pub(crate) relay: Relay,
+    pub(crate) duplex: Duplex,
 }
 
 impl Relaying {
-    /// The next time-out, and what it would end the pair for.
-    fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
-        let active_at = self.relay.active_at();
+    pub(crate) fn side_mut(&mut self, which: PairSide) -> &mut Side {
+        match which {
+            PairSide::Client => self.duplex.client_mut(),
+            PairSide::Backend => self.duplex.backend_mut(),
+        }
+    }
+
+    /// Returns the next timeout, and the reason to close the pair for then.
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
+        let active_at = self.duplex.active_at();
         let idle =
             limits.idle_timeout.map(|limit| (after(active_at, limit), EndReason::IdleTimeout));
         let half_closed =
             (after(active_at, limits.half_closed_timeout), EndReason::HalfClosedTimeout);
-        let limits = idle.into_iter().chain(self.relay.is_half_closed().then_some(half_closed));
-        limits.min_by_key(|(deadline, _)| *deadline)
+        let deadlines = idle.into_iter().chain(self.duplex.is_half_closed().then_some(half_closed));
+        deadlines.min_by_key(|(deadline, _)| *deadline)
     }
 }

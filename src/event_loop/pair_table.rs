@@ -1,63 +1,73 @@
-//! Where the pairs live, and which of them have something to do.
+//! The pairs by slot, and the queues of those that have something to do.
 
 use std::collections::VecDeque;
+use std::ops::Index;
 
 use slab::Slab;
 
 use super::pair::Pair;
-#[cfg(test)]
-use super::pair::{ClientSide, Dialling, Stage};
 use super::token::{MAX_PAIRS, PairToken};
 
-/// The pairs by slot, and the queues of those to be driven.
+/// The pairs, each in a slot of its own.
 ///
-/// Closing is not freeing: a pair that was taken out leaves its slot until [`reap`](Self::reap), so that no event that
-/// is already in hand reaches a newcomer.
+/// Closing is not freeing: the slot of a pair that was taken out stays taken until
+/// [`free_vacated`](Self::free_vacated), so that no event of the same batch reaches a later
+/// occupant.
 #[derive(Default)]
 pub(crate) struct PairTable {
     slots: Slab<Slot>,
-    ready: VecDeque<usize>,
-    unfinished: VecDeque<usize>,
+    queues: [VecDeque<usize>; Queue::COUNT],
     vacated: Vec<usize>,
-    /// The most slots that were taken at a time since memory was last given back.
+    /// The most slots that were taken at a time since memory was last freed.
     peak: usize,
 }
 
-/// The memory of so many pairs is not worth giving back.
+/// Below this many slots it is not worth freeing memory.
 const SMALL: usize = 256;
 
-/// Why a pair is to be driven, which is one of two queues.
+/// What a pair is queued for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Queue {
-    /// Something has given it something to do.
+    /// An event has made it ready.
     Ready,
-    /// It had more to do than one may in a turn.
+    /// It had more to move than fits in a turn.
     Unfinished,
+    /// Its client is to be given a backend.
+    Dial,
+}
+
+impl Queue {
+    const COUNT: usize = 3;
 }
 
 struct Slot {
     token: PairToken,
+    /// `None` while it is lent, and once it is vacated.
     pair: Option<Pair>,
-    /// Whether the slot is in one of the queues: in one at most, and once.
+    /// Whether the slot is in a queue: in one at most, and once.
     is_queued: bool,
 }
 
 impl PairTable {
-    /// Takes a pair in under a token of its own, made of its slot and its number.
-    pub(crate) fn insert(&mut self, pair: Pair) -> PairToken {
-        let vacant = self.slots.vacant_entry();
-        let token = PairToken::new(vacant.key(), pair.client.id);
-        vacant.insert(Slot { token, pair: Some(pair), is_queued: false });
-        self.peak = self.peak.max(self.slots.len());
-        token
+    /// Returns the token that the next pair will have, by its client's id.
+    pub(crate) fn next_token(&self, id: u64) -> PairToken {
+        PairToken::new(self.slots.vacant_key(), id)
     }
 
-    /// How many pairs there are.
+    /// Inserts a pair. Returns its slot.
+    pub(crate) fn insert(&mut self, pair: Pair) -> usize {
+        let token = self.next_token(pair.client.id);
+        self.slots.insert(Slot { token, pair: Some(pair), is_queued: false });
+        self.peak = self.peak.max(self.slots.len());
+        token.slot
+    }
+
+    /// Returns how many pairs there are.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.vacated.len()
     }
 
-    /// Whether one more can be told apart by its token.
+    /// Returns whether one more pair can be told apart by its token.
     pub(crate) fn has_room(&self) -> bool {
         self.slots.len() < MAX_PAIRS
     }
@@ -66,37 +76,39 @@ impl PairTable {
         self.slots.get_mut(slot)?.pair.as_mut()
     }
 
-    /// The pair of a token, unless it is gone.
+    /// Returns the pair of a token, unless it has been taken out.
     pub(crate) fn find(&mut self, token: PairToken) -> Option<&mut Pair> {
         let slot = self.slots.get_mut(token.slot)?;
         if slot.token == token { slot.pair.as_mut() } else { None }
     }
 
-    /// The pair in a slot, with its token.
-    pub(crate) fn with_token(&mut self, slot: usize) -> Option<(PairToken, &mut Pair)> {
-        let slot = self.slots.get_mut(slot)?;
-        Some((slot.token, slot.pair.as_mut()?))
+    /// Takes the pair out of an occupied slot, to be [put back](Self::put_back) unless the slot is
+    /// [vacated](Self::vacate).
+    pub(crate) fn lend(&mut self, slot: usize) -> (PairToken, Pair) {
+        let slot = &mut self.slots[slot];
+        (slot.token, slot.pair.take().expect("the slot is occupied"))
     }
 
-    /// Takes a pair out, to be closed. Its slot stays taken until [`reap`](Self::reap).
-    pub(crate) fn take(&mut self, slot: usize) -> Option<Pair> {
-        let pair = self.slots.get_mut(slot)?.pair.take()?;
+    pub(crate) fn put_back(&mut self, slot: usize, pair: Pair) {
+        self.slots[slot].pair = Some(pair);
+    }
+
+    /// Gives up the slot of a pair that was lent.
+    pub(crate) fn vacate(&mut self, slot: usize) {
         self.vacated.push(slot);
-        Some(pair)
     }
 
-    /// Every slot number that may have a pair.
+    /// Returns every number of a slot that may have a pair.
     pub(crate) fn slot_numbers(&self) -> std::ops::Range<usize> {
         0..self.slots.capacity()
     }
 
-    /// Queues a pair to be driven, if it is not queued already.
+    /// Queues a pair, unless it is queued already.
     pub(crate) fn enqueue(&mut self, slot: usize, queue: Queue) {
-        if let Some(entry) = self.slots.get_mut(slot) {
-            if !entry.is_queued && entry.pair.is_some() {
-                entry.is_queued = true;
-                self.queue(queue).push_back(slot);
-            }
+        let entry = &mut self.slots[slot];
+        if !entry.is_queued {
+            entry.is_queued = true;
+            self.queues[queue as usize].push_back(slot);
         }
     }
 
@@ -104,23 +116,20 @@ impl PairTable {
         self.slots.get(slot).is_some_and(|slot| slot.is_queued)
     }
 
-    /// Whether any slot is queued.
+    /// Returns whether any slot is queued.
     pub(crate) fn has_queued(&self) -> bool {
-        !self.ready.is_empty() || !self.unfinished.is_empty()
+        self.queues.iter().any(|queue| !queue.is_empty())
     }
 
-    /// How many slots are queued in a lane.
     pub(crate) fn queue_len(&self, queue: Queue) -> usize {
-        match queue {
-            Queue::Ready => self.ready.len(),
-            Queue::Unfinished => self.unfinished.len(),
-        }
+        self.queues[queue as usize].len()
     }
 
-    /// The next slot of a lane. Those whose pair is gone by now are passed over, lest they take the turn of another.
+    /// Takes the next slot from a queue. Slots that have been vacated are skipped, so that they do
+    /// not cost others their turn.
     pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<usize> {
-        while let Some(slot) = self.queue(queue).pop_front() {
-            let Some(entry) = self.slots.get_mut(slot) else { continue };
+        while let Some(slot) = self.queues[queue as usize].pop_front() {
+            let entry = &mut self.slots[slot];
             entry.is_queued = false;
             if entry.pair.is_some() {
                 return Some(slot);
@@ -129,16 +138,9 @@ impl PairTable {
         None
     }
 
-    fn queue(&mut self, queue: Queue) -> &mut VecDeque<usize> {
-        match queue {
-            Queue::Ready => &mut self.ready,
-            Queue::Unfinished => &mut self.unfinished,
-        }
-    }
-
-    /// Frees the slots of the pairs that were taken out. One that is still queued waits for its turn in the queue,
-    /// lest it be queued twice for its next tenant.
-    pub(crate) fn reap(&mut self) {
+    /// Frees the slots that were vacated. One that is still queued stays, or its next occupant
+    /// could be queued twice.
+    pub(crate) fn free_vacated(&mut self) {
         let slots = &mut self.slots;
         self.vacated.retain(|&slot| {
             let stays = slots[slot].is_queued;
@@ -149,8 +151,7 @@ impl PairTable {
         });
     }
 
-    /// Gives back the memory of a crowd of which most have left, as far as no slot behind is still taken. Whether that
-    /// was any.
+    /// Shrinks after a peak; only trailing slots can be freed. Returns whether capacity dropped.
     pub(crate) fn shrink(&mut self) -> bool {
         let before = self.slots.capacity();
         if before < SMALL || self.slots.len() > self.peak / 4 {
@@ -158,10 +159,18 @@ impl PairTable {
         }
         self.peak = self.slots.len();
         self.slots.shrink_to_fit();
-        self.ready.shrink_to_fit();
-        self.unfinished.shrink_to_fit();
+        self.queues.iter_mut().for_each(VecDeque::shrink_to_fit);
         self.vacated.shrink_to_fit();
         self.slots.capacity() < before
+    }
+}
+
+/// For slots that were just found to be occupied.
+impl Index<usize> for PairTable {
+    type Output = Pair;
+
+    fn index(&self, slot: usize) -> &Pair {
+        self.slots[slot].pair.as_ref().expect("the slot is occupied")
     }
 }
 
@@ -169,7 +178,7 @@ impl PairTable {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::super::pair::Limits;
+    use super::super::pair::{ClientInfo, Dialling, Limits, Stage};
     use super::*;
     use crate::net::Address;
     use crate::relay::Side;
@@ -183,86 +192,98 @@ mod tests {
             idle_timeout: None,
             half_closed_timeout: limit,
         };
-        let side = Side::new(Box::new(Script::new()));
-        Pair {
-            client: ClientSide {
-                id,
-                addr: Address::Other("client".into()),
-                accepted_at: now,
-                side,
-            },
-            stage: Stage::Dialling(Dialling::new(now, &limits)),
-        }
+        let dialling = Dialling::new(Side::new(Box::new(Script::new())), now, &limits);
+        let addr = Address::Other("client".into());
+        let client = ClientInfo { id, addr, accepted_at: now };
+        Pair { client, stage: Stage::Dialling(dialling) }
+    }
+
+    fn take(table: &mut PairTable, slot: usize) {
+        drop(table.lend(slot));
+        table.vacate(slot);
     }
 
     #[test]
-    fn a_pair_is_queued_once_however_often_it_is_asked_for_and_not_after_its_end() {
+    fn a_pair_is_queued_once_and_not_after_it_was_taken_out() {
         let mut table = PairTable::default();
-        let slot = table.insert(pair(0)).slot;
+        let slot = table.insert(pair(0));
         table.enqueue(slot, Queue::Ready);
         table.enqueue(slot, Queue::Ready);
         table.enqueue(slot, Queue::Unfinished);
-        assert_eq!(table.queue_len(Queue::Unfinished), 0);
-        assert_eq!((table.queue_len(Queue::Ready), table.dequeue(Queue::Ready)), (1, Some(slot)));
-        table.take(slot);
-        table.enqueue(slot, Queue::Ready);
-        assert_eq!(table.dequeue(Queue::Ready), None);
+        assert_eq!([Queue::Ready, Queue::Unfinished].map(|queue| table.queue_len(queue)), [1, 0]);
+        assert_eq!(table.dequeue(Queue::Ready), Some(slot));
+        table.enqueue(slot, Queue::Dial);
+        take(&mut table, slot);
+        assert_eq!(table.dequeue(Queue::Dial), None);
     }
 
     #[test]
-    fn a_slot_that_is_still_queued_gets_no_tenant_and_its_last_one_counts_no_more() {
+    fn a_slot_that_is_still_queued_gets_no_occupant_and_its_last_one_does_not_count() {
         let mut table = PairTable::default();
-        let slot = table.insert(pair(0)).slot;
+        let slot = table.insert(pair(0));
         table.enqueue(slot, Queue::Ready);
-        table.take(slot);
-        table.reap();
+        take(&mut table, slot);
+        table.free_vacated();
         assert_eq!(table.len(), 0);
-        assert_ne!(table.insert(pair(1)).slot, slot);
+        assert_ne!(table.insert(pair(1)), slot);
         assert_eq!((table.dequeue(Queue::Ready), table.len()), (None, 1));
-        table.reap();
-        assert_eq!(table.insert(pair(2)).slot, slot);
+        table.free_vacated();
+        assert_eq!(table.insert(pair(2)), slot);
     }
 
     #[test]
-    fn c9_1_a_crowd_that_has_left_gives_its_memory_back() {
+    fn a_token_finds_its_pair_and_no_later_one_in_the_slot() {
         let mut table = PairTable::default();
-        let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id)).slot).collect();
+        let token = table.next_token(7);
+        let slot = table.insert(pair(7));
+        assert!(table.find(token).is_some());
+        take(&mut table, slot);
+        assert!(table.find(token).is_none());
+        table.free_vacated();
+        assert_eq!(table.insert(pair(8)), slot);
+        assert!(table.find(token).is_none());
+    }
+
+    #[test]
+    fn c9_1_memory_is_freed_after_a_peak() {
+        let mut table = PairTable::default();
+        let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id))).collect();
         for slot in &slots[1..] {
-            table.take(*slot);
+            take(&mut table, *slot);
         }
         assert!(!table.shrink());
-        table.reap();
+        table.free_vacated();
         assert!(table.shrink() && !table.shrink());
         assert_eq!((table.len(), table.slot_numbers()), (1, 0..1));
         assert!(table.get_mut(0).is_some());
     }
 
     #[test]
-    fn c9_1_memory_that_is_little_or_cannot_be_given_back_is_kept() {
+    fn c9_1_memory_that_is_little_or_cannot_be_freed_is_kept() {
         let mut table = PairTable::default();
-        let crowd = |table: &mut PairTable, count: usize| {
+        let fill = |table: &mut PairTable, count: usize| {
             (0..count as u64).for_each(|id| _ = table.insert(pair(id)));
             table.slots.shrink_to_fit();
         };
         let leave = |table: &mut PairTable, slots: std::ops::Range<usize>| {
-            slots.for_each(|slot| drop(table.take(slot)));
-            table.reap();
+            slots.for_each(|slot| take(table, slot));
+            table.free_vacated();
             table.shrink()
         };
-        crowd(&mut table, SMALL - 1);
+        fill(&mut table, SMALL - 1);
         assert!(!leave(&mut table, 0..SMALL - 1), "it was little");
-        crowd(&mut table, SMALL);
+        fill(&mut table, SMALL);
         assert!(!leave(&mut table, 0..SMALL - 1), "the last slot is still taken");
         assert!(leave(&mut table, SMALL - 1..SMALL));
     }
 
     #[test]
-    fn c9_1_so_does_a_crowd_whose_last_slot_is_the_last_to_leave() {
+    fn c9_1_memory_is_freed_though_the_last_slot_is_the_last_to_be_vacated() {
         let mut table = PairTable::default();
-        let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id)).slot).collect();
+        let slots: Vec<usize> = (0..1000).map(|id| table.insert(pair(id))).collect();
         for slot in slots {
-            table.take(slot);
-            table.reap();
+            take(&mut table, slot);
+            table.free_vacated();
             table.shrink();
         }
         assert_eq!((table.len(), table.slot_numbers()), (0, 0..0));

@@ -1,24 +1,25 @@
-//! When to ask a pair whether its time is up.
+//! When to check the timeouts of a pair.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// Reminders, at most one under way for each slot of the pair table.
+/// Timers, at most one for each slot of the pair table.
 ///
-/// A reminder belongs to the slot and not to its tenant: it is never searched for or cancelled. Whoever has the slot
-/// when it is due is asked, and reminded again if there is need. So moving bytes costs nothing here, and a short
-/// connection finds its predecessor's reminder still standing.
+/// A timer is a reminder: it belongs to the slot, not to its occupant, and is never cancelled.
+/// Whichever pair has the slot when it fires is asked, and arms it again if need be. So moving bytes
+/// costs nothing here, and a short connection finds its predecessor's timer still armed.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     queue: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// For each slot, which entry of the queue counts; earlier reminders override later ones, which stay behind.
+    /// For each slot, which entry of the queue counts. An earlier one overrides a later one, which
+    /// stays behind.
     armed: Vec<Option<Instant>>,
 }
 
 impl Timers {
-    /// Has the slot's pair asked at this time, or before.
-    pub(crate) fn remind(&mut self, slot: usize, at: Instant) {
+    /// Has the slot's timer fire at this time, or before.
+    pub(crate) fn arm(&mut self, slot: usize, at: Instant) {
         if slot >= self.armed.len() {
             self.armed.resize(slot + 1, None);
         }
@@ -30,7 +31,7 @@ impl Timers {
         self.sweep();
     }
 
-    /// Drops overridden reminders when they outnumber the slots, so that they cannot pile up.
+    /// Drops overridden entries when they outnumber the slots, so that they cannot pile up.
     fn sweep(&mut self) {
         if self.queue.len() > 2 * self.armed.len() + 64 {
             let armed = &mut self.armed;
@@ -38,7 +39,7 @@ impl Timers {
         }
     }
 
-    /// Forgets all slots from this number on, which have no pair, and gives their memory back.
+    /// Forgets the slots from this number on, which have no pair, and frees their memory.
     pub(crate) fn shrink(&mut self, slots: usize) {
         self.armed.truncate(slots);
         self.armed.shrink_to_fit();
@@ -46,7 +47,7 @@ impl Timers {
         self.queue.shrink_to_fit();
     }
 
-    /// The next slot whose pair is to be asked by now. Its reminder is used up.
+    /// Returns the next slot whose timer has fired by now.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<usize> {
         while let Some(&Reverse((at, slot))) = self.queue.peek() {
             let is_overridden = self.armed[slot] != Some(at);
@@ -62,7 +63,7 @@ impl Timers {
         None
     }
 
-    /// When to look for due slots again.
+    /// Returns when the next timer fires, or before.
     pub(crate) fn earliest(&self) -> Option<Instant> {
         self.queue.peek().map(|Reverse((at, _))| *at)
     }
@@ -74,73 +75,73 @@ mod tests {
 
     use super::*;
 
-    fn due(deadlines: &mut Timers, now: Instant) -> Vec<usize> {
-        std::iter::from_fn(|| deadlines.next_due(now)).collect()
+    fn due(timers: &mut Timers, now: Instant) -> Vec<usize> {
+        std::iter::from_fn(|| timers.next_due(now)).collect()
     }
 
     #[test]
     fn slots_come_in_the_order_of_their_times_and_not_before() {
-        let (mut deadlines, start) = (Timers::default(), Instant::now());
+        let (mut timers, start) = (Timers::default(), Instant::now());
         let at = |secs| start + Duration::from_secs(secs);
-        deadlines.remind(0, at(3));
-        deadlines.remind(7, at(1));
-        deadlines.remind(2, at(2));
-        assert_eq!(deadlines.earliest(), Some(at(1)));
-        assert_eq!(due(&mut deadlines, at(0)), [0; 0]);
-        assert_eq!(due(&mut deadlines, at(2)), [7, 2]);
-        assert_eq!(due(&mut deadlines, at(9)), [0]);
-        assert_eq!(deadlines.earliest(), None);
+        timers.arm(0, at(3));
+        timers.arm(7, at(1));
+        timers.arm(2, at(2));
+        assert_eq!(timers.earliest(), Some(at(1)));
+        assert_eq!(due(&mut timers, at(0)), [0; 0]);
+        assert_eq!(due(&mut timers, at(2)), [7, 2]);
+        assert_eq!(due(&mut timers, at(9)), [0]);
+        assert_eq!(timers.earliest(), None);
     }
 
     #[test]
-    fn an_earlier_reminder_overrides_and_a_later_one_is_left_to_the_answer() {
-        let (mut deadlines, start) = (Timers::default(), Instant::now());
+    fn an_earlier_time_overrides_and_a_later_one_changes_nothing() {
+        let (mut timers, start) = (Timers::default(), Instant::now());
         let at = |secs| start + Duration::from_secs(secs);
-        deadlines.remind(0, at(5));
-        deadlines.remind(0, at(9));
-        assert_eq!(deadlines.queue.len(), 1, "a later one takes room");
-        deadlines.remind(0, at(2));
-        assert_eq!(due(&mut deadlines, at(3)), [0]);
-        assert_eq!(due(&mut deadlines, at(9)), [0; 0], "asked twice for one reminder");
+        timers.arm(0, at(5));
+        timers.arm(0, at(9));
+        assert_eq!(timers.queue.len(), 1, "a later one takes memory");
+        timers.arm(0, at(2));
+        assert_eq!(due(&mut timers, at(3)), [0]);
+        assert_eq!(due(&mut timers, at(9)), [0; 0], "fired twice");
     }
 
     #[test]
-    fn c9_1_overridden_reminders_do_not_pile_up() {
-        let (mut deadlines, start) = (Timers::default(), Instant::now());
-        deadlines.remind(1, start + Duration::from_secs(100)); // before the overridden ones, which are not looked at
+    fn c9_1_overridden_entries_do_not_pile_up() {
+        let (mut timers, start) = (Timers::default(), Instant::now());
+        timers.arm(1, start + Duration::from_secs(100)); // ahead of the overridden ones, which are not looked at
         for round in 0..10_000_u64 {
-            deadlines.remind(0, start + Duration::from_secs(1_000_000 + round));
+            timers.arm(0, start + Duration::from_secs(1_000_000 + round));
             let soon = start + Duration::from_millis(round);
-            deadlines.remind(0, soon);
-            assert_eq!(due(&mut deadlines, soon), [0]);
+            timers.arm(0, soon);
+            assert_eq!(due(&mut timers, soon), [0]);
         }
-        assert!(deadlines.queue.len() <= 70, "{} reminders for one slot", deadlines.queue.len());
+        assert!(timers.queue.len() <= 70, "{} entries for one slot", timers.queue.len());
     }
 
     #[test]
-    fn c9_1_overridden_reminders_are_swept_when_they_outnumber_the_slots_and_not_before() {
-        let (mut deadlines, start) = (Timers::default(), Instant::now());
+    fn c9_1_overridden_entries_are_swept_when_they_outnumber_the_slots_and_not_before() {
+        let (mut timers, start) = (Timers::default(), Instant::now());
         for slot in 0..3 {
-            deadlines.remind(slot, start + Duration::from_secs(1000));
+            timers.arm(slot, start + Duration::from_secs(1000));
         }
         for sooner in 1..=67 {
-            deadlines.remind(0, start + Duration::from_secs(1000 - sooner));
+            timers.arm(0, start + Duration::from_secs(1000 - sooner));
         }
-        assert_eq!(deadlines.queue.len(), 2 * 3 + 64);
-        deadlines.remind(0, start);
-        assert_eq!(deadlines.queue.len(), 3);
+        assert_eq!(timers.queue.len(), 2 * 3 + 64);
+        timers.arm(0, start);
+        assert_eq!(timers.queue.len(), 3);
     }
 
     #[test]
-    fn c9_1_slots_that_are_no_more_take_no_memory() {
-        let (mut deadlines, start) = (Timers::default(), Instant::now());
+    fn c9_1_slots_that_are_gone_take_no_memory() {
+        let (mut timers, start) = (Timers::default(), Instant::now());
         for slot in 0..1000 {
-            deadlines.remind(slot, start + Duration::from_secs(1));
+            timers.arm(slot, start + Duration::from_secs(1));
         }
-        deadlines.shrink(2);
-        assert!(deadlines.armed.capacity() < 1000 && deadlines.queue.capacity() < 1000);
-        assert_eq!((deadlines.armed.len(), deadlines.queue.len()), (2, 2));
-        deadlines.remind(7, start);
-        assert_eq!(due(&mut deadlines, start + Duration::from_secs(2)), [7, 0, 1]);
+        timers.shrink(2);
+        assert!(timers.armed.capacity() < 1000 && timers.queue.capacity() < 1000);
+        assert_eq!((timers.armed.len(), timers.queue.len()), (2, 2));
+        timers.arm(7, start);
+        assert_eq!(due(&mut timers, start + Duration::from_secs(2)), [7, 0, 1]);
     }
 }

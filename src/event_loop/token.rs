@@ -5,63 +5,61 @@ use mio::Token;
 /// A source of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    Commands,
+    /// The waker of the mailbox.
+    Mailbox,
     Listener,
-    Pair(PairToken, End),
+    Pair(PairToken, PairSide),
 }
 
-/// Which of a pair's two sides.
+/// One of a pair's two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum PairSide {
     Client,
     Backend,
 }
 
-/// A pair: its slot, and which tenant of that slot it is, so that an event of an earlier tenant is told from its own.
+/// A pair: its slot, and a generation as ABA guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PairToken {
     pub(crate) slot: usize,
     generation: usize,
 }
 
-// From the top: generation, slot, end. On 64 bits the slot has 31 of them, on 32 bits it has 19.
+// From the top: generation, slot, side. The slot has 31 of 64 bits, or 19 of 32.
 const SLOT_BITS: u32 = if usize::BITS >= 64 { 31 } else { 19 };
 const GENERATION_BITS: u32 = usize::BITS - SLOT_BITS - 1;
 const SLOT_MASK: usize = (1 << SLOT_BITS) - 1;
 const GENERATION_MASK: usize = (1 << GENERATION_BITS) - 1;
 
-pub(crate) const COMMANDS: Token = Token(usize::MAX);
+pub(crate) const MAILBOX: Token = Token(usize::MAX);
 pub(crate) const LISTENER: Token = Token(usize::MAX - 1);
 
-/// How many pairs can be told apart; the topmost slot is left to the two tokens above.
+/// How many pairs can be told apart. The topmost slot is left to the two tokens above.
 pub(crate) const MAX_PAIRS: usize = SLOT_MASK;
 
 impl PairToken {
-    /// The pair with this number, which may be any that differs from those of the slot's recent tenants.
+    /// Makes a token for a slot. The id may be any that differs from those of the slot's recent
+    /// occupants.
     pub(crate) fn new(slot: usize, id: u64) -> Self {
         Self { slot, generation: id as usize & GENERATION_MASK }
     }
 
-    pub(crate) fn of(self, end: End) -> Token {
-        Token(
-            (self.generation << (SLOT_BITS + 1))
-                | (self.slot << 1)
-                | usize::from(end == End::Backend),
-        )
+    /// Returns the event queue's token for one side.
+    pub(crate) fn of(self, side: PairSide) -> Token {
+        let side = usize::from(side == PairSide::Backend);
+        Token((self.generation << (SLOT_BITS + 1)) | (self.slot << 1) | side)
     }
 }
 
 impl From<Token> for Source {
     fn from(token: Token) -> Self {
         match token {
-            COMMANDS => Self::Commands,
+            MAILBOX => Self::Mailbox,
             LISTENER => Self::Listener,
             Token(bits) => {
-                let pair = PairToken {
-                    slot: (bits >> 1) & SLOT_MASK,
-                    generation: bits >> (SLOT_BITS + 1),
-                };
-                Self::Pair(pair, if bits & 1 == 0 { End::Client } else { End::Backend })
+                let slot = (bits >> 1) & SLOT_MASK;
+                let pair = PairToken { slot, generation: bits >> (SLOT_BITS + 1) };
+                Self::Pair(pair, if bits & 1 == 0 { PairSide::Client } else { PairSide::Backend })
             }
         }
     }
@@ -72,21 +70,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_pair_and_end_comes_back_from_its_token() {
+    fn every_pair_and_side_comes_back_from_its_token() {
         for slot in [0, 1, MAX_PAIRS - 1] {
             for id in [0, 1, GENERATION_MASK as u64, u64::MAX] {
-                for end in [End::Client, End::Backend] {
+                for side in [PairSide::Client, PairSide::Backend] {
                     let pair = PairToken::new(slot, id);
-                    assert_eq!(Source::from(pair.of(end)), Source::Pair(pair, end));
+                    assert_eq!(Source::from(pair.of(side)), Source::Pair(pair, side));
                 }
             }
         }
-        assert_eq!(Source::from(COMMANDS), Source::Commands);
+        assert_eq!(Source::from(MAILBOX), Source::Mailbox);
         assert_eq!(Source::from(LISTENER), Source::Listener);
     }
 
     #[test]
-    fn tenants_of_one_slot_differ() {
+    fn occupants_of_one_slot_differ() {
         for id in [8, 7 + (1 << 11)] {
             assert_ne!(PairToken::new(3, 7), PairToken::new(3, id));
         }

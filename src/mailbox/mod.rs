@@ -1,75 +1,106 @@
-//! From the host's threads to the loop: a mailbox whose size does not depend on how much is put into it, and a waker.
+//! From the host's threads to the loop: what is asked for, in a mailbox whose size does not depend
+//! on how much is asked, and a waker.
 //!
-//! Whoever waits holds a [`Reply`] to a [`Promise`] that the loop keeps or, by ending, breaks.
+//! The mailbox is locked for O(1). An update is put in at once; only then its sender merges it with
+//! those before it that the loop has not taken yet, outside the lock. So the loop waits for nobody.
+//! Senders merge one after another, in order, so that none of them is starved.
+
+mod fair_lock;
+pub(crate) mod oneshot;
 
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use self::fair_lock::FairLock;
 use crate::backend::BackendSet;
 use crate::error::Error;
-use crate::observe::{Applied, Stats};
-use crate::pool::pending::{PendingUpdate, Removal};
-use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Waker, current_thread};
+use crate::pool::pending_update::{LiveTargets, PendingUpdate, Removal};
+use crate::stats::{Applied, Stats};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Waker, current_thread, lock};
 
-/// A mailbox that wakes the loop, and the loop's end of it.
+/// Makes a mailbox: the hosts' end, and the loop's end, which the waker wakes.
 pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
     let mailbox = Mailbox {
-        run: Run::Unstarted,
+        run_state: RunState::Unstarted,
         waker: Some(waker),
-        update: None,
-        stats: None,
-        stop: None,
-        targets: Arc::new([]),
+        requests: Requests::default(),
+        live_targets: LiveTargets::default(),
     };
-    let shared =
-        Arc::new(Post { mailbox: Mutex::new(mailbox), take_pending: AtomicBool::new(true) });
+    let shared = Arc::new(Shared {
+        mailbox: Mutex::new(mailbox),
+        has_requests: AtomicBool::new(true),
+        merging: FairLock::default(),
+    });
     (Sender(shared.clone()), Receiver(shared))
 }
 
 /// The hosts' end; any number of clones.
 #[derive(Clone)]
-pub(crate) struct Sender(Arc<Post>);
+pub(crate) struct Sender(Arc<Shared>);
 
 /// The loop's end. Dropping it answers everything with "stopped", now and from then on.
-pub(crate) struct Receiver(Arc<Post>);
+pub(crate) struct Receiver(Arc<Shared>);
 
-struct Post {
+struct Shared {
     mailbox: Mutex<Mailbox>,
-    /// Set before the loop is woken, which looks at it in every turn: the waker's event may come many turns late, behind
-    /// those of thousands of sockets.
-    take_pending: AtomicBool,
+    /// Set before the loop is woken. Each turn looks at it, since the waker's event may come many
+    /// turns late, behind those of thousands of sockets.
+    has_requests: AtomicBool,
+    /// Held by a thread that submits an update, until it is merged.
+    merging: FairLock,
 }
 
 struct Mailbox {
-    run: Run,
-    /// Gone with the loop, so that no control handle keeps a descriptor open.
+    run_state: RunState,
+    /// Gone with the loop, so that no handle keeps a descriptor open.
     waker: Option<Arc<Waker>>,
-    update: Option<(PendingUpdate, Promise<Applied>)>,
-    stats: Option<Promise<Stats>>,
-    stop: Option<Stop>,
-    /// The targets that pairs can have, by which updates are merged.
-    targets: Arc<[Arc<str>]>,
+    requests: Requests,
+    /// The targets that pairs may have, by which updates are merged.
+    live_targets: LiveTargets,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Run {
+enum RunState {
     Unstarted,
     On(ThreadId),
     Over,
 }
 
-/// How the loop shall end.
+/// What hosts have asked for since the loop looked last. Dropping it releases all who wait.
+#[derive(Default)]
+pub(crate) struct Requests {
+    pub(crate) stats: Option<oneshot::Sender<Stats>>,
+    pub(crate) stop: Option<Stop>,
+    /// Last, so that the host's backends are dropped after all are released.
+    pub(crate) update: Option<UpdateRequest>,
+}
+
+/// The updates to be applied in one step.
+pub(crate) struct UpdateRequest {
+    /// Told of the step before the updates are dropped, whose backends are the host's.
+    pub(crate) applied: oneshot::Sender<Applied>,
+    /// In order. The first may be several in one; senders keep the others few.
+    pub(crate) updates: Vec<Arc<PendingUpdate>>,
+}
+
+impl UpdateRequest {
+    fn new() -> Self {
+        Self { applied: oneshot::Sender::new(), updates: Vec::new() }
+    }
+}
+
+/// How the loop is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     Now,
-    Drain(Duration),
+    Drain(std::time::Duration),
 }
 
 impl Stop {
-    /// `shutdown` overrides, and of two limits given at once the shorter holds.
+    /// Merges two requests: `Now` overrides, and of two limits the shorter holds.
     fn merge(self, other: Option<Self>) -> Self {
         match (self, other) {
             (Self::Drain(limit), Some(Self::Drain(another))) => Self::Drain(limit.min(another)),
@@ -79,52 +110,85 @@ impl Stop {
     }
 }
 
-impl Post {
+/// What came of putting an update into the mailbox.
+struct Submitted {
+    reply: Reply<Applied>,
+    woken: Result<(), Error>,
+    /// All updates that the loop has not taken yet, to be merged by their sender.
+    updates: Vec<Arc<PendingUpdate>>,
+    live_targets: LiveTargets,
+}
+
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, Mailbox> {
-        // No invariant spans an unlock, so a panic elsewhere has broken none.
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.mailbox)
     }
 
-    /// Tells the loop of what was put into the mailbox, which is still locked so that the waker stays.
+    /// Wakes the loop for what was put into the mailbox. It is still locked, so that the waker
+    /// stays.
     fn wake(&self, mailbox: &Mailbox) -> Result<(), Error> {
-        self.take_pending.store(true, Ordering::Release);
+        self.has_requests.store(true, Ordering::Release);
         mailbox.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
     }
 }
 
 impl Sender {
+    /// Submits an update.
     pub(crate) fn update(
         &self,
         set: BackendSet,
         removal: Removal,
     ) -> Result<Reply<Applied>, Error> {
+        let update = Arc::new(PendingUpdate::new(set, removal));
+        // The loop's own thread, in an observer, waits for no sender.
+        let turn = (!self.is_own_thread()).then(|| self.0.merging.wait());
+        let Submitted { reply, woken, updates, live_targets } = self.submit(&update)?;
+        if updates.len() > 1 {
+            self.merge(&updates, &live_targets);
+        }
+        // The turn ends first: backends of the host may call in here when they are dropped.
+        drop(turn);
+        drop((updates, live_targets));
+        woken.map(|()| reply)
+    }
+
+    /// Puts an update behind those that the loop has not taken yet.
+    fn submit(&self, update: &Arc<PendingUpdate>) -> Result<Submitted, Error> {
         let mut mailbox = self.0.lock();
-        if mailbox.run == Run::Over {
+        if mailbox.run_state == RunState::Over {
             return Err(Error::Stopped);
         }
-        let (earlier, promise) = mailbox.update.take().unzip();
-        let merged = match &earlier {
-            Some(earlier) => earlier.then(set, removal, &mailbox.targets),
-            None => PendingUpdate::new(set, removal),
-        };
-        let promise = promise.unwrap_or_else(Promise::new);
-        let answer = promise.answer.clone();
-        mailbox.update = Some((merged, promise));
+        let live_targets = mailbox.live_targets.clone();
+        let request = mailbox.requests.update.get_or_insert_with(UpdateRequest::new);
+        request.updates.push(update.clone());
+        let updates = request.updates.clone();
+        let reply = Reply { answer: request.applied.receiver(), sender: self.clone() };
         let woken = self.0.wake(&mailbox);
-        drop(mailbox); // before `earlier`, whose backends are the host's and may call in here as they are dropped
-        woken?;
-        Ok(Reply { answer, sender: self.clone() })
+        Ok(Submitted { reply, woken, updates, live_targets })
+    }
+
+    /// Replaces updates by one, unless the loop has taken them meanwhile, or another sender has
+    /// merged them: in an observer, a sender does not wait for its turn.
+    fn merge(&self, updates: &[Arc<PendingUpdate>], live_targets: &LiveTargets) {
+        let merged = PendingUpdate::merge(updates, live_targets);
+        let mut mailbox = self.0.lock();
+        if let Some(request) = &mut mailbox.requests.update {
+            if Arc::ptr_eq(&request.updates[0], &updates[0]) {
+                request.updates.splice(..updates.len(), [merged]);
+            }
+        }
     }
 
     pub(crate) fn stats(&self) -> Result<Stats, Error> {
         let mut mailbox = self.0.lock();
-        match mailbox.run {
-            Run::Over => return Err(Error::Stopped),
+        match mailbox.run_state {
+            RunState::Over => return Err(Error::Stopped),
             // Nothing has happened, and nobody knows whether `run` will ever be called.
-            Run::Unstarted => return Ok(Stats::default()),
-            Run::On(_) => {}
+            RunState::Unstarted => return Ok(Stats::default()),
+            RunState::On(_) => {}
         }
-        let answer = mailbox.stats.get_or_insert_with(Promise::new).answer.clone();
+        let stats = mailbox.requests.stats.get_or_insert_with(oneshot::Sender::new);
+        let answer = stats.receiver();
         self.0.wake(&mailbox)?;
         drop(mailbox);
         Reply { answer, sender: self.clone() }.wait()
@@ -132,144 +196,87 @@ impl Sender {
 
     pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
         let mut mailbox = self.0.lock();
-        if mailbox.run == Run::Over {
+        if mailbox.run_state == RunState::Over {
             return Ok(());
         }
-        mailbox.stop = Some(stop.merge(mailbox.stop));
+        mailbox.requests.stop = Some(stop.merge(mailbox.requests.stop));
         self.0.wake(&mailbox)
     }
 
-    /// The loop is about to run on this thread: from now on whoever asks is answered.
+    /// Notes the thread that the loop is about to run on: from now on requests are answered.
     pub(crate) fn note_thread(&self, thread: ThreadId) {
         let mut mailbox = self.0.lock();
-        if mailbox.run == Run::Unstarted {
-            mailbox.run = Run::On(thread);
+        if mailbox.run_state == RunState::Unstarted {
+            mailbox.run_state = RunState::On(thread);
         }
     }
 
     fn is_own_thread(&self) -> bool {
-        self.0.lock().run == Run::On(current_thread())
+        self.0.lock().run_state == RunState::On(current_thread())
     }
-}
-
-/// What the loop is asked for, but for updates.
-pub(crate) struct Orders {
-    pub(crate) stats: Option<Promise<Stats>>,
-    pub(crate) stop: Option<Stop>,
 }
 
 impl Receiver {
-    /// The loop runs from now on, on this thread.
+    /// Notes that the loop runs from now on, on this thread.
     pub(crate) fn start(&self) {
-        self.0.lock().run = Run::On(current_thread());
+        self.0.lock().run_state = RunState::On(current_thread());
     }
 
-    /// Whether something was put in since this was last asked; the first time it says so in any case.
-    pub(crate) fn take_pending(&self) -> bool {
-        self.0.take_pending.load(Ordering::Relaxed)
-            && self.0.take_pending.swap(false, Ordering::Acquire)
-    }
-
-    /// Hands the waiting update to `replace`, which returns the targets that pairs can have from then on.
-    ///
-    /// That is one step for the senders: an update is merged either before it or by the new targets.
-    pub(crate) fn take_update<T>(
-        &self,
-        replace: impl FnOnce(PendingUpdate) -> (T, Arc<[Arc<str>]>),
-    ) -> Option<(T, Promise<Applied>)> {
+    /// Takes what was asked for since the last call. `None` costs no lock.
+    pub(crate) fn take_pending(&self) -> Option<Requests> {
+        let has_requests = &self.0.has_requests;
+        if !(has_requests.load(Ordering::Relaxed) && has_requests.swap(false, Ordering::Acquire)) {
+            return None;
+        }
         let mut mailbox = self.0.lock();
-        let (update, promise) = mailbox.update.take()?;
-        let (replaced, targets) = replace(update);
-        mailbox.targets = targets;
-        Some((replaced, promise))
+        let requests = mem::take(&mut mailbox.requests);
+        // What is submitted from now on comes after this update, whose targets may have pairs then.
+        if let Some(last) = requests.update.as_ref().and_then(|update| update.updates.last()) {
+            let in_force_soon = last.set.clone();
+            mailbox.live_targets.add(in_force_soon);
+        }
+        Some(requests)
     }
 
-    pub(crate) fn take_orders(&self) -> Orders {
-        let mut mailbox = self.0.lock();
-        Orders { stats: mailbox.stats.take(), stop: mailbox.stop.take() }
+    /// Returns the update that a request is for.
+    pub(crate) fn merged(&self, request: &UpdateRequest) -> Arc<PendingUpdate> {
+        let live_targets = self.0.lock().live_targets.clone();
+        PendingUpdate::merge(&request.updates, &live_targets)
+    }
+
+    /// Says which targets pairs may have, now that an update is in force. Returns those before, to
+    /// be dropped when the host's backends may.
+    pub(crate) fn set_live_targets(&self, live_targets: LiveTargets) -> LiveTargets {
+        mem::replace(&mut self.0.lock().live_targets, live_targets)
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
         let mut mailbox = self.0.lock();
-        mailbox.run = Run::Over;
-        let (update, promise) = mailbox.update.take().unzip();
-        let rest =
-            (promise, mailbox.stats.take(), mailbox.waker.take(), mem::take(&mut mailbox.targets));
-        // The host's backends are dropped with the update, and may call in here, or wait for who waits for it.
+        mailbox.run_state = RunState::Over;
+        let left = (
+            mailbox.waker.take(),
+            mem::take(&mut mailbox.requests),
+            mem::take(&mut mailbox.live_targets),
+        );
+        // Backends of the host are dropped with these, and may call in here.
         drop(mailbox);
-        drop(rest);
-        drop(update);
-    }
-}
-
-/// The loop's word to answer. Dropping it unkept answers "stopped".
-#[derive(Debug)]
-pub(crate) struct Promise<T> {
-    answer: Arc<Answer<T>>,
-}
-
-#[derive(Debug)]
-struct Answer<T> {
-    state: Mutex<AnswerState<T>>,
-    given: Condvar,
-}
-
-#[derive(Debug)]
-enum AnswerState<T> {
-    Awaited,
-    Given(T),
-    Broken,
-}
-
-impl<T> Promise<T> {
-    fn new() -> Self {
-        let answer = Answer { state: Mutex::new(AnswerState::Awaited), given: Condvar::new() };
-        Self { answer: Arc::new(answer) }
-    }
-
-    pub(crate) fn keep(self, value: T) {
-        self.answer.give(AnswerState::Given(value));
-    }
-}
-
-impl<T> Drop for Promise<T> {
-    fn drop(&mut self) {
-        self.answer.give(AnswerState::Broken);
-    }
-}
-
-impl<T> Answer<T> {
-    fn lock(&self) -> MutexGuard<'_, AnswerState<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The first answer stands.
-    fn give(&self, answer: AnswerState<T>) {
-        let mut state = self.lock();
-        if matches!(*state, AnswerState::Awaited) {
-            *state = answer;
-            self.given.notify_all();
-        }
+        drop(left);
     }
 }
 
 /// Where the answer to a request will be.
 #[derive(Clone)]
 pub(crate) struct Reply<T> {
-    answer: Arc<Answer<T>>,
+    answer: oneshot::Receiver<T>,
     sender: Sender,
 }
 
 impl<T: Clone> Reply<T> {
-    /// The answer, if there is one yet.
-    pub(crate) fn poll(&self) -> Result<Option<T>, Error> {
-        match &*self.answer.lock() {
-            AnswerState::Awaited => Ok(None),
-            AnswerState::Given(value) => Ok(Some(value.clone())),
-            AnswerState::Broken => Err(Error::Stopped),
-        }
+    /// Returns the answer, if there is one by now.
+    pub(crate) fn try_wait(&self) -> Result<Option<T>, Error> {
+        self.answer.try_wait()
     }
 
     /// Waits for the answer.
@@ -281,46 +288,34 @@ impl<T: Clone> Reply<T> {
         }
     }
 
-    /// Waits for the answer until then.
+    /// Waits for the answer until the deadline, if there is one. The loop's own thread gets it only
+    /// if it is there already.
     pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<T>, Error> {
-        if let Some(value) = self.poll()? {
+        if let Some(value) = self.try_wait()? {
             return Ok(Some(value));
         }
         if self.sender.is_own_thread() {
             return Err(Error::OwnThread);
         }
-        let mut state = self.answer.lock();
-        while matches!(*state, AnswerState::Awaited) {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            state = match left {
-                None => self.answer.given.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => break,
-                Some(left) => {
-                    self.answer
-                        .given
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-        }
-        drop(state);
-        self.poll()
+        self.answer.wait_until(deadline)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn c9_1_the_loop_looks_into_its_mailbox_only_if_something_was_put_in() {
+    fn c9_1_the_loop_takes_requests_only_if_there_may_be_any() {
         let poll = mio::Poll::new().unwrap();
-        let (sender, receiver) =
-            channel(Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap()));
-        assert!(receiver.take_pending() && !receiver.take_pending());
+        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (sender, receiver) = channel(Arc::new(waker));
+        assert!(receiver.take_pending().is_some() && receiver.take_pending().is_none());
         sender.stop(Stop::Now).unwrap();
-        assert!(receiver.take_pending() && !receiver.take_pending());
+        assert_eq!(receiver.take_pending().unwrap().stop, Some(Stop::Now));
+        assert!(receiver.take_pending().is_none());
     }
 
     #[test]

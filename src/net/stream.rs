@@ -1,176 +1,114 @@
-//! What the balancer asks of a transport: the traits [`Stream`] and [`Listener`].
+//! The [`Stream`] trait: what the balancer needs from a connection.
 
 use std::io;
 
 use mio::event::Source;
 
-use super::{Address, SocketOptions};
+use super::{Address, Readiness};
 
-/// What an event said of a stream: reasons to try an operation, never verdicts.
+/// One side of a non-blocking stream connection: a socket, or a protocol spoken over one.
 ///
-/// A spurious flag costs an attempt that ends in [`WouldBlock`](io::ErrorKind::WouldBlock); a missing one may leave
-/// the connection hanging.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Readiness {
-    /// Reading may succeed.
-    pub readable: bool,
-    /// Writing may succeed.
-    pub writable: bool,
-    /// The peer has finished sending. What it sent before may still have to be read.
-    pub read_closed: bool,
-    /// The peer takes nothing more.
-    pub write_closed: bool,
-    /// The stream has met an error, to be asked for with [`Stream::take_error`].
-    pub error: bool,
-    /// The peer sent something out of band, at which a read may stop short of what is there.
-    pub priority: bool,
-}
-
-impl Readiness {
-    /// Reading and writing are both worth trying: what a transport reports that cannot tell more exactly.
-    pub const READ_WRITE: Self = Self {
-        readable: true,
-        writable: true,
-        read_closed: false,
-        write_closed: false,
-        error: false,
-        priority: false,
-    };
-
-    /// Whether the peer is gone in both directions.
-    pub fn is_hang_up(self) -> bool {
-        self.read_closed && self.write_closed
-    }
-}
-
-impl From<&mio::event::Event> for Readiness {
-    fn from(event: &mio::event::Event) -> Self {
-        Self {
-            readable: event.is_readable(),
-            writable: event.is_writable(),
-            read_closed: event.is_read_closed(),
-            write_closed: event.is_write_closed(),
-            error: event.is_error(),
-            priority: event.is_priority(),
-        }
-    }
-}
-
-/// One end of a non-blocking stream connection: a socket, or a protocol spoken over one.
+/// Implemented for [`mio::net::TcpStream`] and `mio::net::UnixStream`.
 ///
-/// `read`, `write` and `flush` are those of [`io::Read`] and [`io::Write`]; when they cannot go on they return
-/// [`WouldBlock`](io::ErrorKind::WouldBlock), and the stream's event source reports when it is worth trying again. The
-/// source is registered once, edge-triggered, for reading and writing; every change from *would block* to *can go on*
-/// must be an event. So must be what there is to read when the source is registered, and a connection that is
-/// established by then; writing alone is tried unasked. `write` may take bytes that it has not passed on yet (a TLS
-/// record, say): then `flush` passes them on, and while it would block, the balancer reads nothing more for this
-/// stream. `write` is also called with no bytes, to learn whether a peer that seems gone is.
+/// # Events
 ///
-/// A protocol spoken over a socket has to see to it that no progress hides where no event tells of it:
-/// - What one operation waits for, it does itself: a `write` that needs a handshake drives it, and does not rely on a
-///   `read` to do so, since nothing is tried again just because another operation got on.
-/// - Apart from that, only `read` takes bytes from the socket, and it returns `WouldBlock` only when the socket did
-///   and nothing is left in the protocol's own buffers.
-/// - `write` that would block has tried to pass on what it holds: `flush` is called only once all bytes are taken.
-/// - `write` that has taken bytes says how many, whatever becomes of sending them: after an error, they are taken to
-///   be neither sent nor kept. An end of the socket's stream that the protocol does not confirm, as TLS does by
-///   `close_notify`, is an error of `read`, so that it is passed on as a cut.
+/// The event source is registered once, edge-triggered, for reading and writing. `read`, `write`
+/// and `flush` are those of [`io::Read`] and [`io::Write`]. When they cannot continue, they return
+/// [`WouldBlock`](io::ErrorKind::WouldBlock), and an event must follow as soon as they can. Bytes
+/// that are readable at registration, and a connection that is established by then, must cause an
+/// event too. Writing is tried without one.
 ///
-/// It is implemented for [`mio::net::TcpStream`] and `mio::net::UnixStream`.
+/// # Writing
+///
+/// `write` may take bytes and keep them (a TLS record, for example). `flush` then passes them on;
+/// until it has, the balancer reads nothing more for this stream. `write` is also called with no
+/// bytes, to find out whether a peer that seems gone is.
+///
+/// # Protocols over a socket
+///
+/// An event of the socket must not be lost for the protocol's own operations:
+/// - An operation does itself what it waits for. A `write` that needs a handshake drives the
+///   handshake: nothing is retried because another operation made progress.
+/// - Apart from that, only `read` takes bytes from the socket. It returns `WouldBlock` only when
+///   the socket does and the protocol's own buffers hold nothing to return.
+/// - Before `write` returns `WouldBlock`, it tries to pass on what it keeps. `flush` is called only
+///   after all bytes were taken.
+/// - `write` returns how many bytes it took, even if sending them fails. Bytes of a `write` that
+///   returns an error count as not taken.
+/// - An end of the socket's stream that the protocol does not confirm (as TLS does with
+///   `close_notify`) is an error of `read`, so that the other side sees an abort.
 pub trait Stream: io::Read + io::Write + Source + Send {
     /// Ends the write side: the peer reads what was written before, then an end of stream.
     ///
-    /// Called when all that was written is flushed, which may have been nothing, and again after an event if it would
-    /// block. Reading goes on after it. Not called where the stream is dropped next and [that is enough](Self::drop_closes).
+    /// Called after everything written is flushed, and again after an event if it would block.
+    /// Reading continues. Not called if the stream is dropped next and
+    /// [`drop_closes`](Self::drop_closes).
     ///
     /// # Errors
-    /// `WouldBlock` if it has to wait; any other error cuts the connection.
+    /// `WouldBlock` if it has to wait. Any other error aborts the connection.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Whether a connection that was begun by [`Backend::dial`](crate::Backend::dial) is established by now.
+    /// Returns whether a connection begun by [`Backend::dial`](crate::Backend::dial) is
+    /// established.
     ///
-    /// Called after each event until it says `true` or fails, and never for a client's stream. A protocol with a
-    /// handshake of its own may drive it here, so that a backend that cannot complete it counts as failed and the next
-    /// one is tried. What was read along the way is asked for by `read` right after it has said `true`, unless a short
-    /// read [means drained](Self::short_read_means_drained).
+    /// Called after each event until it returns `true` or fails; never for a client's stream. A
+    /// protocol may drive its handshake here: a backend that cannot complete it has then failed,
+    /// and the next one is tried. `read` is called right after this returns `true`, in case the
+    /// handshake read more than its own bytes, unless a
+    /// [short read means drained](Self::short_read_means_drained).
     ///
     /// # Errors
-    /// Why the connection could not be established; `WouldBlock` means the same as `false`.
+    /// Why the connection cannot be established. `WouldBlock` means the same as `false`.
     fn check_connect(&mut self) -> io::Result<bool>;
 
-    /// Takes the error that the stream has met by itself, if any: a reset, a time-out of its keepalive.
+    /// Takes the error that the stream met on its own, if any: a reset, or a keepalive timeout.
     ///
     /// # Errors
-    /// When the stream cannot be asked, which is then taken for its error.
+    /// When the stream cannot be asked. That error then counts as the stream's.
     fn take_error(&mut self) -> io::Result<Option<io::Error>>;
 
-    /// Prepares a drop that the peer can tell from an orderly end: over TCP, by a reset.
+    /// Prepares a drop that the peer can tell from an orderly end: over TCP, a reset.
     ///
-    /// The stream is dropped right after. By default nothing is prepared, and a cut looks like a close.
+    /// The stream is dropped right after. Does nothing by default: an abort is then a plain close.
     fn abort(&mut self) {}
 
-    /// Whether a read that returned less than it had room for has left nothing to read, so that the next event will
-    /// tell when there is more. Saves a call that would block. By default `false`.
+    /// Returns whether nothing is left to read after a read that returned less than it had room
+    /// for, so that an event will follow when there is more. Saves a call that would block.
+    /// Defaults to `false`.
     ///
-    /// After an event with `read_closed` or `priority` it is not asked any more: a stream of which these tell may leave
-    /// its end, or what follows a mark, behind such a read. Nor is it after a failure, since no event is waited for then.
+    /// Ignored after an event with `read_closed` or `priority`, because the end of stream, or the
+    /// bytes behind an urgent mark, may follow such a read without another event. Also ignored
+    /// after an error.
     fn short_read_means_drained(&self) -> bool {
         false
     }
 
-    /// Whether dropping the stream is all that closing it takes: it comes off the event queue by that, and its peer reads
-    /// what was written, then an end of stream. So it is with a socket of which nobody keeps a duplicate, and saves three
-    /// system calls a connection. By default `false`: the stream is deregistered before it is dropped, and
+    /// Returns whether dropping the stream removes it from the event queue and ends its stream in
+    /// an orderly way. This holds for a socket that has no duplicate, and saves three system calls
+    /// per connection. Defaults to `false`: the stream is deregistered before the drop, and
     /// [ended](Self::shutdown_write) before that.
     fn drop_closes(&self) -> bool {
         false
     }
 
-    /// What an event of this stream's source means for the stream. By default, what it says.
+    /// Returns what an event of this stream's source means for the stream. Defaults to the event
+    /// itself.
     ///
-    /// A protocol that has to read in order to write, or the reverse, sets `readable` and `writable` in any event. It
-    /// leaves the other flags as they are; of an error that the event told of it is asked whatever it answers. A
-    /// transport whose source is a mere bell says here what the bell means, beginning with
-    /// [`Readiness::default`] or [`Readiness::READ_WRITE`].
+    /// A protocol that must read in order to write, or the reverse, sets `readable` and `writable`
+    /// in every event and leaves the other flags alone. (If the event has `error`,
+    /// [`take_error`](Self::take_error) is called whatever this returns.) A transport whose source
+    /// is only a wakeup returns what it stands for, starting with [`Readiness::default`] or
+    /// [`Readiness::READ_WRITE`].
     fn translate(&self, event: Readiness) -> Readiness {
         event
     }
 
-    /// The address of this end.
+    /// Returns the local address.
     ///
     /// # Errors
-    /// When the transport has none or cannot tell; by default `Unsupported`.
+    /// When the transport has none or cannot tell. By default `Unsupported`.
     fn local_addr(&self) -> io::Result<Address> {
         Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-/// Where clients arrive.
-///
-/// TCP and Unix-domain listeners come with the crate: see [`IntoListener`](super::IntoListener).
-pub trait Listener: Source + Send {
-    /// Takes the next client that waits, and its address.
-    ///
-    /// # Errors
-    /// `WouldBlock` when none waits, after which an event tells when one does. Errors of one client
-    /// (`ConnectionAborted` and the like) skip that client; all others pause accepting for a moment.
-    fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)>;
-
-    /// The address listened on.
-    ///
-    /// # Errors
-    /// When the transport cannot tell.
-    fn local_addr(&self) -> io::Result<Address>;
-
-    /// Has the options applied to every stream that is accepted from now on. Called once, when the server is built.
-    /// By default they are ignored.
-    ///
-    /// # Errors
-    /// When an option cannot be set; the server is not built then.
-    fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
-        let _ = options;
-        Ok(())
     }
 }
 

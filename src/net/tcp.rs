@@ -1,13 +1,13 @@
 //! TCP sockets as streams and listeners.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 
-use mio::event::Source;
 use mio::net::{TcpListener, TcpStream};
-use mio::{Interest, Registry, Token};
 
-use super::{Address, Listener, SocketOptions, Stream};
+#[cfg(feature = "socket2")]
+use super::error_kind::is_in_progress;
+use super::{Address, Listener, SocketOptions, Stream, options};
 
 impl Stream for TcpStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
@@ -15,10 +15,9 @@ impl Stream for TcpStream {
     }
 
     fn check_connect(&mut self) -> io::Result<bool> {
-        // Only a socket without a peer is asked for the reason.
         match self.peer_addr() {
-            // Where nobody listens, a dial that happens to be given the very port it goes to connects with itself, and
-            // would echo its client.
+            // Where nobody listens, a dial whose local port happens to be the port dialled
+            // connects to itself, and would echo its client.
             Ok(peer) if Self::local_addr(self)? == peer => {
                 Err(io::ErrorKind::ConnectionRefused.into())
             }
@@ -37,13 +36,13 @@ impl Stream for TcpStream {
 
     #[cfg(feature = "socket2")]
     fn abort(&mut self) {
-        // A socket that refuses this option is past sending anything.
+        // Fails only on a socket that cannot send anything any more.
         let _ = socket2::SockRef::from(&*self).set_linger(Some(std::time::Duration::ZERO));
     }
 
     fn short_read_means_drained(&self) -> bool {
-        // epoll promises it for stream sockets, save at urgent data, of which `Readiness::priority` tells. Elsewhere
-        // nothing tells of that, or an event needs a read that blocked before it.
+        // epoll(7) promises it, except at urgent data, which `Readiness::priority` reports.
+        // Elsewhere urgent data is not reported, or no event follows unless a read would block.
         cfg!(any(target_os = "linux", target_os = "android"))
     }
 
@@ -52,99 +51,112 @@ impl Stream for TcpStream {
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        Self::local_addr(self).map(Address::Ip)
+        Self::local_addr(self).map(Address::from)
     }
 }
 
-/// A TCP listener whose clients get the options it was given.
-#[derive(Debug)]
-pub(super) struct TcpAcceptor {
-    listener: TcpListener,
-    /// Without socket2 this cannot be set on the listener, to be inherited: each accepted stream is given it.
-    #[cfg(not(feature = "socket2"))]
-    nodelay: bool,
-}
-
-impl TcpAcceptor {
-    pub(super) fn new(listener: TcpListener) -> Self {
-        Self {
-            listener,
-            #[cfg(not(feature = "socket2"))]
-            nodelay: false,
-        }
-    }
-}
-
-impl Listener for TcpAcceptor {
+impl Listener for TcpListener {
     fn accept(&mut self) -> io::Result<(Box<dyn Stream>, Address)> {
-        let (stream, addr) = self.listener.accept()?;
-        // The only reason to fail is that the client is gone already, which will be noticed soon enough.
-        #[cfg(not(feature = "socket2"))]
-        let _ = if self.nodelay { stream.set_nodelay(true) } else { Ok(()) };
-        Ok((Box::new(stream), Address::Ip(addr)))
+        let (stream, addr) = Self::accept(self)?;
+        Ok((Box::new(stream), addr.into()))
     }
 
     fn local_addr(&self) -> io::Result<Address> {
-        self.listener.local_addr().map(Address::Ip)
+        Self::local_addr(self).map(Address::from)
     }
 
     fn set_options(&mut self, options: &SocketOptions) -> io::Result<()> {
-        // Accepted sockets inherit these, which saves up to five system calls for each.
+        options::set_on_listener(self, options)
+    }
+}
+
+/// Begins a connection, from this source address if there is one. [`Stream::check_connect`] tells
+/// when it is established.
+pub(crate) fn dial(
+    addr: SocketAddr,
+    source: Option<IpAddr>,
+    options: &SocketOptions,
+) -> io::Result<TcpStream> {
+    let stream = match source {
         #[cfg(feature = "socket2")]
-        {
-            let socket = socket2::SockRef::from(&self.listener);
-            socket.set_tcp_nodelay(options.nodelay)?;
-            if options.keepalive.is_none() {
-                socket.set_keepalive(false)?; // the host may have switched it on
-            }
-            super::options::apply(&socket, options)?;
-        }
-        #[cfg(not(feature = "socket2"))]
-        {
-            self.nodelay = options.nodelay;
-        }
-        Ok(())
-    }
-}
-
-impl Source for TcpAcceptor {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.listener.register(registry, token, interests)
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.listener.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.listener.deregister(registry)
-    }
-}
-
-/// Begins a connection; whether it succeeds, [`Stream::check_connect`] will tell.
-pub(crate) fn dial(addr: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(addr)?;
+        Some(source) => connect_from(source, addr)?,
+        _ => TcpStream::connect(addr)?,
+    };
     if options.nodelay {
         stream.set_nodelay(true)?;
     }
     #[cfg(feature = "socket2")]
-    super::options::apply(&socket2::SockRef::from(&stream), options)?;
+    options::set(&socket2::SockRef::from(&stream), options)?;
     Ok(stream)
+}
+
+#[cfg(feature = "socket2")]
+fn connect_from(source: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    if source.is_ipv4() != addr.is_ipv4() {
+        let problem = format!("{addr} cannot be reached from {source}");
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, problem));
+    }
+    let domain = socket2::Domain::for_address(addr);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    match socket.connect(&addr.into()) {
+        Err(err) if !is_in_progress(&err) => Err(err),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The two sides of the balancer, an accepted and a dialled socket, each with its peer.
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn both_sides(options: &SocketOptions) -> [(TcpStream, std::net::TcpStream); 2] {
+        let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = Listener::local_addr(&listener).unwrap().ip().unwrap();
+        let peer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_options(options).unwrap();
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        let (accepted, _) = TcpListener::accept(&listener).unwrap();
+        let dialled = dial(peer.local_addr().unwrap(), None, options).unwrap();
+        [(accepted, client), (dialled, peer.accept().unwrap().0)]
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn c6_1_urgent_bytes_are_read_in_line() {
+        use std::io::{Read, Write};
+        for (mut side, mut peer) in both_sides(&SocketOptions::default()) {
+            peer.write_all(b"\xff\xf4\xff").unwrap();
+            socket2::SockRef::from(&peer).send_out_of_band(b"\xf2").unwrap();
+            peer.write_all(b"ABOR").unwrap();
+            drop(peer);
+            let mut received = Vec::new();
+            while received.len() < 8 {
+                let mut room = [0; 8];
+                match side.read(&mut room) {
+                    Ok(0) => break,
+                    Ok(len) => received.extend_from_slice(&room[..len]),
+                    Err(err) => assert_eq!(err.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            assert_eq!(received, b"\xff\xf4\xff\xf2ABOR");
+        }
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn c6_5_both_sides_hold_little_unsent_unless_told_otherwise() {
+        let marks = |notsent_lowat| {
+            both_sides(&SocketOptions { notsent_lowat, ..SocketOptions::default() })
+                .map(|(side, _)| socket2::SockRef::from(&side).tcp_notsent_lowat().unwrap())
+        };
+        assert_eq!(marks(SocketOptions::default().notsent_lowat), [128 << 10; 2]);
+        assert_eq!(marks(Some(4096)), [4096; 2]);
+        let of_the_system = marks(None);
+        assert!(of_the_system.iter().all(|mark| *mark != 128 << 10), "{of_the_system:?}");
+    }
 
     #[test]
     fn c5_2_a_socket_that_met_itself_is_not_connected() {
@@ -158,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")] // elsewhere a full backlog refuses, or takes more than it was told
+    #[cfg(target_os = "linux")] // elsewhere a full backlog refuses, or is larger than asked for
     fn c5_2_a_socket_that_nobody_has_answered_yet_is_neither_connected_nor_refused() {
         let full =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -171,7 +183,7 @@ mod tests {
         {
             queued.push(stream);
         }
-        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        let mut stream = dial(addr, None, &SocketOptions::default()).unwrap();
         assert!(!stream.check_connect().unwrap());
     }
 
@@ -179,9 +191,10 @@ mod tests {
     fn c5_2_a_refused_connect_is_told_by_the_socket_itself() {
         let bound =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap(); // and does not listen
+        // Bound, but not listening.
+        bound.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         let addr = bound.local_addr().unwrap().as_socket().unwrap();
-        let mut stream = dial(addr, &SocketOptions::default()).unwrap();
+        let mut stream = dial(addr, None, &SocketOptions::default()).unwrap();
         let start = std::time::Instant::now();
         let err = loop {
             match Stream::check_connect(&mut stream) {
@@ -190,16 +203,5 @@ mod tests {
             }
         };
         assert_eq!(err.kind(), io::ErrorKind::ConnectionRefused);
-    }
-
-    #[test]
-    fn a_listener_is_registered_until_it_is_deregistered() {
-        let poll = mio::Poll::new().unwrap();
-        let mut listener =
-            TcpAcceptor::new(TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
-        listener.register(poll.registry(), Token(1), Interest::READABLE).unwrap();
-        assert!(listener.register(poll.registry(), Token(1), Interest::READABLE).is_err());
-        listener.deregister(poll.registry()).unwrap();
-        listener.register(poll.registry(), Token(1), Interest::READABLE).unwrap();
     }
 }

@@ -2,19 +2,21 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener as StdUnixListener;
 
 use mio::net::{UnixListener, UnixStream};
 
-use super::{Address, Listener, Stream};
+use super::{Address, Listener, SocketOptions, Stream};
 
-// `short_read_means_drained` stays false: a read stops early where a peer passed a descriptor along.
+// `short_read_means_drained` stays false: a read stops short at a descriptor that the peer passed.
 impl Stream for UnixStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }
 
     fn check_connect(&mut self) -> io::Result<bool> {
-        // Such a connect is done or has failed at once; an error can only have come since.
+        // Connecting has succeeded in `dial`. The peer may have closed since.
         match Self::take_error(self)? {
             Some(err) => Err(err),
             None => Ok(true),
@@ -42,6 +44,12 @@ impl Listener for UnixListener {
 
     fn local_addr(&self) -> io::Result<Address> {
         Self::local_addr(self).map(Address::from)
+    }
+
+    fn set_options(&mut self, _: &SocketOptions) -> io::Result<()> {
+        // Makes it non-blocking, which mio leaves to whoever made it. The flag belongs to the
+        // socket, so a duplicate of the descriptor will do.
+        StdUnixListener::from(self.as_fd().try_clone_to_owned()?).set_nonblocking(true)
     }
 }
 

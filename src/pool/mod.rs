@@ -1,555 +1,615 @@
-//! The backends in force: who is picked, what each was used for, and what an update does to the pairs.
+//! The backends in force: who is picked next, what each was used for, and what an update changes.
+//!
+//! Members are the keys of the set, targets are what they name. Both have ids that stay valid for
+//! as long as they are in force, so that an update touches no pair but those it closes: a pair's
+//! [`Assignment`] holds the ids of what it was given, and finds nothing under them afterwards.
 
-pub(crate) mod pending;
-pub(crate) mod rotation;
+mod arena;
+mod breaker;
+mod difference;
+pub(crate) mod pending_update;
+mod position_set;
+mod rotation;
+mod tried;
 
-use std::cmp::Ordering;
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::pending::{Outcome, PendingUpdate};
-use crate::backend::{BackendSet, Entry};
-use crate::observe::{BackendStats, Usage};
-use crate::pool::rotation::Rotation;
+use self::arena::{Arena, Id};
+use self::breaker::Breaker;
+pub use self::breaker::Ejection;
+pub(crate) use self::difference::Difference;
+use self::pending_update::{LiveTargets, Outcome, PendingUpdate};
+use self::position_set::PositionSet;
+use self::rotation::Rotation;
+pub(crate) use self::tried::Tried;
+use crate::backend::Entry;
+use crate::random::Random;
+use crate::stats::{BackendStats, Usage};
 use crate::time::after;
 
-/// The backends in force, and the targets that pairs can have: theirs, and those that drain.
-///
-/// Pairs refer to both by index, so that counting a byte and judging a pair cost an array access. An update makes new
-/// arrays and a [`Reassignment`], by which each pair finds its new indices.
-pub(crate) struct Pool {
-    rotation: Rotation,
-    /// The key served last, which outlives the backend it belonged to.
-    last_served: Option<Arc<str>>,
-    /// In key order: the indices of the rotation.
-    members: Vec<Member>,
-    targets: Vec<Target>,
-    departed: Usage,
-    /// The earliest limit of a target that drains.
-    next_drain: Option<Instant>,
+/// How the backends in force are picked and ejected.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PickSettings {
+    pub(crate) ejection: Ejection,
+    pub(crate) random_first_pick: bool,
 }
 
+/// The backends in force, and the targets that drain.
+pub(crate) struct Pool {
+    settings: PickSettings,
+    random: Random,
+    members: Arena<Member>,
+    /// The members in key order.
+    order: Vec<Id<Member>>,
+    /// Counts the changes of the order, by which clients know that positions have changed.
+    version: u64,
+    rotation: Rotation,
+    /// The positions of the members that clients may be given at all.
+    candidates: PositionSet,
+    /// Those of them whose breaker lets the next client through.
+    available: PositionSet,
+    /// When ejections end. Kept in step by [`set_breaker`](Self::set_breaker).
+    ejection_ends: BTreeSet<(Instant, usize)>,
+    targets: Arena<Target>,
+    target_by_name: HashMap<Arc<str>, Id<Target>>,
+    /// The targets that have left the set and still have pairs.
+    draining: Vec<Id<Target>>,
+    /// The earliest of their limits, which each turn asks for.
+    next_drain_limit: Option<Instant>,
+    /// The usage of keys that have left.
+    departed: Usage,
+}
+
+/// A key of the set.
 struct Member {
     entry: Arc<Entry>,
-    target: usize,
+    target: Id<Target>,
+    /// Where it is in the order.
+    position: usize,
+    breaker: Breaker,
+    dialling: u64,
     usage: Usage,
 }
 
+/// What one or more keys name, or named until it began to drain.
 struct Target {
     name: Arc<str>,
-    /// How many connected pairs it has.
+    /// How many keys of the set name it.
+    keys: usize,
+    dialling: usize,
     open: usize,
-    /// When its pairs are cut, if it is no longer in the set.
+    /// When its pairs are closed. Only once no key names it.
     drain_until: Option<Instant>,
 }
 
-/// The backend that a client was given.
-#[derive(Clone)]
+/// A client's claim on a backend, from the pick until [`Pool::release`].
+///
+/// What is counted for it is counted off in that one place, however the pair leaves its backend.
+/// It cannot be copied, and nothing else takes it away.
+#[must_use = "the pool counts it until it is released"]
 pub(crate) struct Assignment {
-    pub(crate) entry: Arc<Entry>,
-    /// `None` once its key has left the set, if only for a moment.
-    member: Option<usize>,
-    /// `None` once its target is closed.
-    target: Option<usize>,
+    entry: Arc<Entry>,
+    member: Id<Member>,
+    target: Id<Target>,
+    state: AssignmentState,
 }
 
-/// How an update changed the indices.
-pub(crate) struct Remap {
-    members: Vec<Option<usize>>,
-    targets: Vec<TargetChange>,
-    /// The entries that were in force, kept to be dropped with this and no earlier: their backends are the host's, and
-    /// may call in as they are dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AssignmentState {
+    Dialling,
+    /// As `Dialling`, and the breaker waits for what comes of it.
+    Probing,
+    Open,
+}
+
+impl Assignment {
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    pub(crate) fn shared_entry(&self) -> Arc<Entry> {
+        self.entry.clone()
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.entry.key()
+    }
+
+    pub(crate) fn target_name(&self) -> &str {
+        self.entry.target_name()
+    }
+}
+
+/// What came of replacing the set.
+pub(crate) struct Replaced {
+    pub(crate) difference: Difference,
+    /// Whether any pair has lost its target, or may no longer dial it.
+    pub(crate) affects_pairs: bool,
+    /// The entries that were in force. Their backends are the host's and may call in when they are
+    /// dropped, so that happens when the update is done.
     _retired: Vec<Arc<Entry>>,
 }
 
-/// What an update means to the pairs of a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TargetChange {
-    Stay(usize),
-    Drain(usize),
-    Close,
-}
-
-impl Remap {
-    /// Brings a connected pair up to date. Whether it may go on.
-    pub(crate) fn remap_open(&self, assignment: &mut Assignment) -> bool {
-        self.remap(assignment) != TargetChange::Close
-    }
-
-    /// Brings a pair that is still dialling up to date. Whether it may go on: no connection is made to a target that
-    /// drains.
-    pub(crate) fn remap_dialling(&self, assignment: &mut Assignment) -> bool {
-        matches!(self.remap(assignment), TargetChange::Stay(_))
-    }
-
-    fn remap(&self, assignment: &mut Assignment) -> TargetChange {
-        assignment.member = assignment.member.and_then(|old| self.members[old]);
-        let timeout = assignment.target.map_or(TargetChange::Close, |old| self.targets[old]);
-        assignment.target = match timeout {
-            TargetChange::Stay(new) | TargetChange::Drain(new) => Some(new),
-            TargetChange::Close => None,
-        };
-        timeout
-    }
-}
-
-/// What an entry of a new set has from the member in force that had its key, which is known by its index.
-enum Change {
-    Same(usize),
-    /// Its target is another.
-    Changed(usize),
-    Added,
-}
-
-impl Change {
-    fn same_target(&self) -> Option<usize> {
-        match self {
-            Self::Same(index) => Some(*index),
-            Self::Changed(_) | Self::Added => None,
-        }
-    }
-}
-
-/// A target that a new set names under a key that did not have it: its indices before and after, if any.
-#[derive(Default)]
-struct TargetIndex {
-    old: Option<usize>,
-    new: Option<usize>,
-}
-
-/// Looks up the newcomers of a set among the targets in force.
-fn target_indices<'a>(
-    set: &'a BackendSet,
-    changes: &[Change],
-    old: &[Target],
-) -> HashMap<&'a Arc<str>, TargetIndex> {
-    let entries = set.shared_entries().zip(changes);
-    let names = entries
-        .filter(|(_, change)| change.same_target().is_none())
-        .map(|(entry, _)| entry.shared_target_name());
-    let mut target_indices: HashMap<_, _> =
-        names.map(|name| (name, TargetIndex::default())).collect();
-    if !target_indices.is_empty() {
-        for (index, target) in old.iter().enumerate() {
-            if let Some(index_pair) = target_indices.get_mut(&target.name) {
-                index_pair.old = Some(index);
-            }
-        }
-    }
-    target_indices
-}
-
-/// How the keys of two sets differ, for the log.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Difference {
-    pub(crate) added: Vec<Arc<str>>,
-    pub(crate) removed: Vec<Arc<str>>,
-    /// Keys with another target.
-    pub(crate) changed: Vec<Arc<str>>,
-}
-
-impl Difference {
-    /// How many keys of each kind are shown by name.
-    const NAMED: usize = 8;
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
-    }
-}
-
-/// `added a, b and 3 more, removed c`
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds =
-            [("added", &self.added), ("removed", &self.removed), ("changed", &self.changed)];
-        let mut separator = "";
-        for (verb, keys) in kinds.into_iter().filter(|(_, keys)| !keys.is_empty()) {
-            let named = &keys[..keys.len().min(Self::NAMED)];
-            write!(f, "{separator}{verb} {}", named.join(", "))?;
-            if keys.len() > named.len() {
-                write!(f, " and {} more", keys.len() - named.len())?;
-            }
-            separator = ", ";
-        }
-        Ok(())
-    }
-}
-
 impl Pool {
-    pub(crate) fn new(rotation: Rotation) -> Self {
+    pub(crate) fn new(settings: PickSettings, random: Random) -> Self {
         Self {
-            rotation,
-            last_served: None,
-            members: Vec::new(),
-            targets: Vec::new(),
+            rotation: Rotation::new(settings.random_first_pick),
+            settings,
+            random,
+            members: Arena::default(),
+            order: Vec::new(),
+            version: 0,
+            candidates: PositionSet::default(),
+            available: PositionSet::default(),
+            ejection_ends: BTreeSet::new(),
+            targets: Arena::default(),
+            target_by_name: HashMap::new(),
+            draining: Vec::new(),
+            next_drain_limit: None,
             departed: Usage::default(),
-            next_drain: None,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.members.len()
+        self.order.len()
+    }
+}
+
+/// Picking, and what becomes of it.
+impl Pool {
+    /// Returns whether a client that has tried so much can be given another backend.
+    pub(crate) fn has_candidate(&self, tried: &mut Tried) -> bool {
+        !self.untried(tried).is_empty()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// The names of all targets that pairs can have, in the order in which an update tells their fates.
-    pub(crate) fn target_names(&self) -> Arc<[Arc<str>]> {
-        self.targets.iter().map(|target| target.name.clone()).collect()
-    }
-
-    /// Takes over a new set. Every assignment has to be brought up to date before it is used again.
-    ///
-    /// With 10,000 backends this is mostly waiting for memory, so it looks at each name as seldom as it can: members are
-    /// matched by their order, and only targets that come in under another key are looked up by name.
-    pub(crate) fn replace(&mut self, update: &PendingUpdate, now: Instant) -> (Remap, Difference) {
-        let changes = self.changes(&update.set);
-        let (targets, target_of) = self.replace_targets(update, &changes, now);
-        let (members, retired, difference) = self.replace_members(update, &changes, target_of);
-        let next = self.last_served.as_ref().map_or(0, |last| {
-            self.members.partition_point(|member| member.entry.shared_key() <= last)
-        });
-        self.rotation.replace(changes.iter().map(Change::same_target), next);
-        (Remap { members, targets, _retired: retired }, difference)
-    }
-
-    /// What each entry of a new set has from the members in force.
-    fn changes(&self, set: &BackendSet) -> Vec<Change> {
-        let mut old = self.members.iter().enumerate().peekable();
-        let change = |entry: &Arc<Entry>| {
-            // Both are in key order: what lies before this key has left.
-            while let Some((index, member)) = old.peek() {
-                match member.entry.shared_key().cmp(entry.shared_key()) {
-                    Ordering::Less => old.next(),
-                    Ordering::Greater => break,
-                    Ordering::Equal
-                        if member.entry.shared_target_name() == entry.shared_target_name() =>
-                    {
-                        return Change::Same(*index);
-                    }
-                    Ordering::Equal => return Change::Changed(*index),
-                };
+    /// Picks the next backend of the rotation that the client has not tried. One that is not
+    /// available is picked only if no other is left.
+    pub(crate) fn pick(&mut self, tried: &mut Tried) -> Option<Assignment> {
+        self.rotation.begin(self.order.len(), &mut self.random);
+        let untried = self.untried(tried);
+        let position = self
+            .rotation
+            .next_of(&self.available, untried)
+            .or_else(|| self.rotation.next_of(untried, untried))?;
+        let id = self.order[position];
+        let member = &mut self.members[id];
+        let (entry, target) = (member.entry.clone(), member.target);
+        self.rotation.served(entry.shared_key(), position);
+        member.dialling += 1;
+        self.targets[target].dialling += 1;
+        let state = match member.breaker {
+            Breaker::HalfOpen { ejections, is_probed: false } => {
+                self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: true });
+                AssignmentState::Probing
             }
-            Change::Added
+            _ => AssignmentState::Dialling,
         };
-        set.shared_entries().map(change).collect()
+        Some(Assignment { entry, member: id, target, state })
     }
 
-    /// Makes the table of targets anew: first those of the set, then those that drain. Returns what became of the old,
-    /// and for each entry of the set the index of its target.
-    fn replace_targets(
-        &mut self,
-        update: &PendingUpdate,
-        changes: &[Change],
-        now: Instant,
-    ) -> (Vec<TargetChange>, Vec<usize>) {
-        let old = std::mem::take(&mut self.targets);
-        let mut target_indices = target_indices(&update.set, changes, &old);
-        let mut successors = vec![None; old.len()];
-        let mut target_of = Vec::with_capacity(changes.len());
-        for (entry, change) in update.set.shared_entries().zip(changes) {
-            let name = entry.shared_target_name();
-            let place = match change {
-                Change::Same(member) => &mut successors[self.members[*member].target],
-                Change::Changed(_) | Change::Added => match target_indices.entry(name).or_default()
-                {
-                    TargetIndex { old: Some(index), .. } => &mut successors[*index],
-                    TargetIndex { new, .. } => new,
-                },
-            };
-            target_of.push(*place.get_or_insert_with(|| {
-                self.targets.push(Target { name: name.clone(), open: 0, drain_until: None });
-                self.targets.len() - 1
-            }));
+    fn untried<'a>(&'a self, tried: &'a mut Tried) -> &'a PositionSet {
+        if tried.is_empty() {
+            return &self.candidates;
         }
-        let mut target_changes = Vec::with_capacity(old.len());
-        for (index, target) in old.into_iter().enumerate() {
-            let successor = successors[index];
-            target_changes.push(match (update.outcome(index, successor.is_some()), successor) {
-                (Outcome::Stay, Some(successor)) => {
-                    self.targets[successor].open = target.open;
-                    TargetChange::Stay(successor)
-                }
-                (Outcome::Drain { limit, anew }, None) if target.open > 0 => {
-                    let until = after(now, limit);
-                    let earlier = target.drain_until.filter(|_| !anew);
-                    let drain_until = Some(earlier.map_or(until, |earlier| earlier.min(until)));
-                    self.targets.push(Target { drain_until, ..target });
-                    TargetChange::Drain(self.targets.len() - 1)
-                }
-                // No pair to drain is no reason to remember the target.
-                _ => TargetChange::Close,
-            });
-        }
-        self.next_drain = self.targets.iter().filter_map(|target| target.drain_until).min();
-        (target_changes, target_of)
-    }
-
-    /// Makes the table of members anew, each with what its key has been used for. Returns where the old ones are now,
-    /// and their entries.
-    fn replace_members(
-        &mut self,
-        update: &PendingUpdate,
-        changes: &[Change],
-        target_of: Vec<usize>,
-    ) -> (Vec<Option<usize>>, Vec<Arc<Entry>>, Difference) {
-        let old = std::mem::replace(&mut self.members, Vec::with_capacity(changes.len()));
-        let mut moved_to = vec![None; old.len()];
-        let mut difference = Difference::default();
-        for ((entry, change), target) in update.set.shared_entries().zip(changes).zip(target_of) {
-            match change {
-                Change::Same(_) => {}
-                Change::Changed(_) => difference.changed.push(entry.shared_key().clone()),
-                Change::Added => difference.added.push(entry.shared_key().clone()),
-            }
-            let mut usage = Usage::default();
-            if let Change::Same(index) | Change::Changed(index) = *change {
-                moved_to[index] = Some(self.members.len());
-                usage = old[index].usage;
-            }
-            self.members.push(Member { entry: entry.clone(), target, usage });
-        }
-        let mut retired = Vec::with_capacity(old.len());
-        for (member, moved_to) in old.into_iter().zip(&moved_to) {
-            if moved_to.is_none() {
-                self.departed.add(&member.usage);
-                difference.removed.push(member.entry.shared_key().clone());
-            }
-            retired.push(member.entry);
-        }
-        (moved_to, retired, difference)
-    }
-
-    /// Picks a backend of which `is_candidate` says so, by key and target name.
-    pub(crate) fn pick(
-        &mut self,
-        now: Instant,
-        is_candidate: impl Fn(&Arc<str>, &Arc<str>) -> bool,
-    ) -> Option<Assignment> {
-        let members = &self.members;
-        let is_candidate = |index: usize| {
-            let entry = &members[index].entry;
-            is_candidate(entry.shared_key(), entry.shared_target_name())
-        };
-        let index = self.rotation.pick(now, is_candidate)?;
-        let member = &members[index];
-        self.last_served = Some(member.entry.shared_key().clone());
-        Some(Assignment {
-            entry: member.entry.clone(),
-            member: Some(index),
-            target: Some(member.target),
+        tried.untried(self.version, &self.candidates, |entry| {
+            let key = |id: &Id<Member>| self.members[*id].entry.key();
+            let position = self.order.binary_search_by(|id| key(id).cmp(entry.key())).ok()?;
+            let member = &self.members[self.order[position]];
+            (member.entry.target_name() == entry.target_name()).then_some(position)
         })
     }
 
-    /// Whether there is a backend of which `is_candidate` says so.
-    pub(crate) fn has_candidate(
-        &self,
-        is_candidate: impl Fn(&Arc<str>, &Arc<str>) -> bool,
-    ) -> bool {
-        self.members.iter().any(|member| {
-            is_candidate(member.entry.shared_key(), member.entry.shared_target_name())
-        })
-    }
-
-    /// The backend was reached.
-    pub(crate) fn connected(&mut self, assignment: &Assignment) {
-        if let Some(index) = self.member_to_judge(assignment) {
-            self.rotation.succeeded(index);
-        }
-        let usage = self.usage(assignment);
-        usage.open += 1;
-        usage.total += 1;
-        if let Some(target) = assignment.target {
-            self.targets[target].open += 1;
-        }
-    }
-
-    /// A pair that was connected has ended.
-    pub(crate) fn ended(&mut self, assignment: &Assignment) {
-        self.usage(assignment).open -= 1;
-        if let Some(target) = assignment.target {
-            self.targets[target].open -= 1;
-        }
-    }
-
-    /// One dial failed.
+    /// Counts a failed dial: one address of the backend.
     pub(crate) fn dial_failed(&mut self, assignment: &Assignment) {
         self.usage(assignment).dial_failures += 1;
     }
 
-    /// All addresses of the backend have failed. If that ejects it, returns for how long.
+    /// Gives a backend back after the last of its addresses: the client does not try it again. If
+    /// that ejects it, returns for how long. It `has_failed` unless all failures were local, which
+    /// says nothing of the backend.
     pub(crate) fn backend_failed(
         &mut self,
-        assignment: &Assignment,
+        mut assignment: Assignment,
+        has_failed: bool,
+        tried: &mut Tried,
         now: Instant,
     ) -> Option<Duration> {
-        let index = self.member_to_judge(assignment)?;
-        self.rotation.failed(index, now)
+        let member = self.judged_member(&assignment);
+        let position = member.map(|id| self.members[id].position);
+        tried.add(assignment.entry.clone(), position, self.version);
+        let mut ejected_for = None;
+        if let Some(id) = member.filter(|_| has_failed) {
+            let was_probe = assignment.state == AssignmentState::Probing;
+            let breaker = self.members[id].breaker;
+            let ejection = &self.settings.ejection;
+            let (breaker, time) = breaker.failed(was_probe, ejection, now, &mut self.random);
+            self.set_breaker(id, breaker);
+            ejected_for = time;
+            assignment.state = AssignmentState::Dialling;
+        }
+        self.release(assignment);
+        ejected_for
     }
 
+    /// Counts a pair that is connected now. A success closes the breaker.
+    pub(crate) fn connected(&mut self, assignment: &mut Assignment) {
+        if let Some(id) = self.judged_member(assignment) {
+            self.set_breaker(id, Breaker::default());
+        }
+        self.count_dialling_off(assignment);
+        assignment.state = AssignmentState::Open;
+        let usage = self.usage(assignment);
+        usage.open += 1;
+        usage.total += 1;
+        if let Some(target) = self.targets.get_mut(assignment.target) {
+            target.open += 1;
+        }
+    }
+
+    /// Counts bytes that were moved for a pair.
     pub(crate) fn moved(&mut self, assignment: &Assignment, up: u64, down: u64) {
         let usage = self.usage(assignment);
         usage.bytes_up += up;
         usage.bytes_down += down;
     }
 
-    /// The member whose health a dial tells of: none if the key has left or has another target now.
-    fn member_to_judge(&self, assignment: &Assignment) -> Option<usize> {
-        let target_name = assignment.entry.shared_target_name();
-        assignment
-            .member
-            .filter(|&index| self.members[index].entry.shared_target_name() == target_name)
+    /// Counts off whatever was counted for an assignment. A probe that came to no verdict leaves
+    /// its place to the next client.
+    pub(crate) fn release(&mut self, assignment: Assignment) {
+        match assignment.state {
+            AssignmentState::Open => {
+                self.usage(&assignment).open -= 1;
+                if let Some(target) = self.targets.get_mut(assignment.target) {
+                    target.open -= 1;
+                }
+            }
+            AssignmentState::Dialling => self.count_dialling_off(&assignment),
+            AssignmentState::Probing => {
+                self.count_dialling_off(&assignment);
+                let Some(id) = self.judged_member(&assignment) else { return };
+                if let Breaker::HalfOpen { ejections, .. } = self.members[id].breaker {
+                    self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: false });
+                }
+            }
+        }
+    }
+
+    fn count_dialling_off(&mut self, assignment: &Assignment) {
+        if let Some(member) = self.members.get_mut(assignment.member) {
+            member.dialling -= 1;
+        }
+        if let Some(target) = self.targets.get_mut(assignment.target) {
+            target.dialling -= 1;
+        }
+    }
+
+    /// Returns the member whose breaker a dial is a verdict on: none if its key has left the set or
+    /// names another target now.
+    fn judged_member(&self, assignment: &Assignment) -> Option<Id<Member>> {
+        let member = self.members.get(assignment.member)?;
+        (member.target == assignment.target).then_some(assignment.member)
     }
 
     fn usage(&mut self, assignment: &Assignment) -> &mut Usage {
-        match assignment.member {
-            Some(index) => &mut self.members[index].usage,
+        match self.members.get_mut(assignment.member) {
+            Some(member) => &mut member.usage,
             None => &mut self.departed,
         }
     }
 
-    /// The earliest limit of a target that drains.
-    pub(crate) fn next_drain(&self) -> Option<Instant> {
-        self.next_drain
+    /// Sets a breaker, and keeps in step what is derived from it.
+    fn set_breaker(&mut self, id: Id<Member>, breaker: Breaker) {
+        let member = &mut self.members[id];
+        let position = member.position;
+        if let Breaker::Ejected { until, .. } = member.breaker {
+            self.ejection_ends.remove(&(until, position));
+        }
+        member.breaker = breaker;
+        if let Breaker::Ejected { until, .. } = breaker {
+            self.ejection_ends.insert((until, position));
+        }
+        if breaker.is_available() {
+            self.available.insert(position);
+        } else {
+            self.available.remove(position);
+        }
     }
 
-    /// Whether the time of a pair's target to drain is over.
-    pub(crate) fn has_drained_out(&self, assignment: &Assignment, now: Instant) -> bool {
-        let until = assignment.target.and_then(|target| self.targets[target].drain_until);
-        until.is_some_and(|until| until <= now)
+    /// Ends the ejections whose time is over: the next client may probe the backend.
+    pub(crate) fn end_ejections(&mut self, now: Instant) {
+        while let Some(&(until, position)) = self.ejection_ends.first() {
+            if until > now {
+                return;
+            }
+            let id = self.order[position];
+            let Breaker::Ejected { ejections, .. } = self.members[id].breaker else {
+                unreachable!("the ends of ejections are kept in step with the breakers")
+            };
+            self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: false });
+        }
+    }
+}
+
+/// Updates and drains.
+impl Pool {
+    /// Replaces the set. Afterwards [`serves`](Self::serves) and [`may_dial`](Self::may_dial) tell
+    /// of each assignment whether its pair may go on.
+    ///
+    /// With 10,000 backends this mostly waits for memory. So members are matched in order, and a
+    /// target is looked up by name only if a key did not have it before.
+    pub(crate) fn replace(&mut self, update: &PendingUpdate, now: Instant) -> Replaced {
+        let mut affects_pairs = self.remove_closed_earlier(update);
+        let (difference, unnamed, retired) = self.replace_members(update);
+        affects_pairs |= self.drain_or_remove(unnamed, update, now);
+        self.find_next_drain_limit();
+        self.reposition();
+        Replaced { difference, affects_pairs, _retired: retired }
     }
 
-    /// The pairs whose target's time is over have been cut.
-    pub(crate) fn forget_drained_out(&mut self, now: Instant) {
-        let later = self
-            .targets
-            .iter()
-            .filter_map(|target| target.drain_until)
-            .filter(|until| *until > now);
-        self.next_drain = later.min();
+    /// Removes the targets that an earlier one of the merged updates closed. Those that the last
+    /// one names come back under new ids. Returns whether any had a pair.
+    fn remove_closed_earlier(&mut self, update: &PendingUpdate) -> bool {
+        let closed = update.closed_earlier().filter_map(|name| self.target_by_name.remove(name));
+        let removed = closed.filter_map(|id| self.targets.remove(id));
+        let affected = removed.filter(Target::has_pairs).count() > 0;
+        self.draining.retain(|id| self.targets.contains(*id));
+        affected
     }
 
-    /// How many pairs have a target that drains.
-    pub(crate) fn draining(&self) -> usize {
-        self.targets
-            .iter()
-            .filter(|target| target.drain_until.is_some())
-            .map(|target| target.open)
-            .sum()
+    /// Merges the new set into the order. Returns the difference, the targets that lost a key, and
+    /// the entries that were replaced.
+    fn replace_members(
+        &mut self,
+        update: &PendingUpdate,
+    ) -> (Difference, Vec<Id<Target>>, Vec<Arc<Entry>>) {
+        let entries = update.set.shared_entries();
+        let old = std::mem::replace(&mut self.order, Vec::with_capacity(entries.len()));
+        let mut retired = Vec::with_capacity(old.len());
+        let mut difference = Difference::default();
+        let mut unnamed = Vec::new();
+        let mut old = old.into_iter().peekable();
+        for entry in entries {
+            // Both are in key order. Equal keys often share their string, which is quick to see.
+            let mut kept = old.next_if(|id| self.members[*id].has_key_of(entry));
+            if kept.is_none() {
+                while let Some(id) = old.next_if(|id| self.members[*id].entry.key() < entry.key()) {
+                    retired.push(self.remove_member(id, &mut difference, &mut unnamed));
+                }
+                kept = old.next_if(|id| self.members[*id].has_key_of(entry));
+            }
+            match kept {
+                Some(id) => {
+                    retired.push(self.update_member(id, entry, &mut difference, &mut unnamed));
+                    self.order.push(id);
+                }
+                None => {
+                    let id = self.insert_member(entry, &mut difference);
+                    self.order.push(id);
+                }
+            }
+        }
+        for id in old {
+            retired.push(self.remove_member(id, &mut difference, &mut unnamed));
+        }
+        (difference, unnamed, retired)
     }
 
+    fn insert_member(&mut self, entry: &Arc<Entry>, difference: &mut Difference) -> Id<Member> {
+        difference.added.push(entry.shared_key().clone());
+        let target = self.name_target(entry);
+        self.members.insert(Member {
+            entry: entry.clone(),
+            target,
+            position: 0, // set with those of all
+            breaker: Breaker::default(),
+            dialling: 0,
+            usage: Usage::default(),
+        })
+    }
+
+    /// Gives a member its entry of the new set. Returns the old one.
+    fn update_member(
+        &mut self,
+        id: Id<Member>,
+        entry: &Arc<Entry>,
+        difference: &mut Difference,
+        unnamed: &mut Vec<Id<Target>>,
+    ) -> Arc<Entry> {
+        let Member { entry: old, target, .. } = &self.members[id];
+        let (old, target) = (old.clone(), *target);
+        let is_same = old.shared_target_name() == entry.shared_target_name();
+        if !is_same {
+            difference.changed.push(entry.shared_key().clone());
+            self.unname_target(target, unnamed);
+            self.members[id].breaker = Breaker::default();
+        }
+        // A target that was closed on the way has lost its id, though it is named again.
+        if !is_same || !self.targets.contains(target) {
+            self.members[id].target = self.name_target(entry);
+        }
+        self.members[id].entry = entry.clone();
+        old
+    }
+
+    fn remove_member(
+        &mut self,
+        id: Id<Member>,
+        difference: &mut Difference,
+        unnamed: &mut Vec<Id<Target>>,
+    ) -> Arc<Entry> {
+        let member = self.members.remove(id).expect("a member of the order is in the arena");
+        difference.removed.push(member.entry.shared_key().clone());
+        self.departed += member.usage;
+        self.unname_target(member.target, unnamed);
+        member.entry
+    }
+
+    /// Counts one more key for the target of an entry.
+    fn name_target(&mut self, entry: &Entry) -> Id<Target> {
+        let name = entry.shared_target_name();
+        let targets = &mut self.targets;
+        let id = *self.target_by_name.entry(name.clone()).or_insert_with(|| {
+            let name = name.clone();
+            targets.insert(Target { name, keys: 0, dialling: 0, open: 0, drain_until: None })
+        });
+        targets[id].keys += 1;
+        id
+    }
+
+    /// Counts one key less for a target, and lists it if that was the last one. A key of the new set
+    /// may still name it.
+    fn unname_target(&mut self, id: Id<Target>, unnamed: &mut Vec<Id<Target>>) {
+        if let Some(target) = self.targets.get_mut(id) {
+            target.keys -= 1;
+            if target.keys == 0 {
+                unnamed.push(id);
+            }
+        }
+    }
+
+    /// Removes the targets that no key names any more, or lets them drain if the update says so.
+    /// Returns whether that ends any pair or dial.
+    fn drain_or_remove(
+        &mut self,
+        unnamed: Vec<Id<Target>>,
+        update: &PendingUpdate,
+        now: Instant,
+    ) -> bool {
+        let mut affects_pairs = false;
+        let drained_before = std::mem::take(&mut self.draining);
+        for id in unnamed.into_iter().chain(drained_before) {
+            let target = &mut self.targets[id];
+            if target.keys > 0 {
+                target.drain_until = None;
+                continue;
+            }
+            match update.outcome(&target.name, false) {
+                Outcome::Drain { limit, anew } if target.open > 0 => {
+                    affects_pairs |= target.dialling > 0;
+                    let until = after(now, limit);
+                    let earlier = target.drain_until.filter(|_| !anew);
+                    target.drain_until = Some(earlier.map_or(until, |earlier| earlier.min(until)));
+                    self.draining.push(id);
+                }
+                // With no pair to finish there is nothing to drain.
+                _ => {
+                    affects_pairs |= target.has_pairs();
+                    self.remove_target(id);
+                }
+            }
+        }
+        affects_pairs
+    }
+
+    fn remove_target(&mut self, id: Id<Target>) {
+        if let Some(target) = self.targets.remove(id) {
+            self.target_by_name.remove(&target.name);
+        }
+    }
+
+    /// Makes what depends on positions again.
+    fn reposition(&mut self) {
+        let Self { members, order, .. } = self;
+        self.version += 1;
+        self.candidates = PositionSet::empty(order.len());
+        self.available = PositionSet::empty(order.len());
+        self.ejection_ends.clear();
+        for (position, id) in order.iter().enumerate() {
+            let member = &mut members[*id];
+            member.position = position;
+            self.candidates.insert(position);
+            if member.breaker.is_available() {
+                self.available.insert(position);
+            }
+            if let Breaker::Ejected { until, .. } = member.breaker {
+                self.ejection_ends.insert((until, position));
+            }
+        }
+        let is_before = |last: &str, id: &Id<Member>| members[*id].entry.key() <= last;
+        self.rotation.reposition(|last| order.partition_point(|id| is_before(last, id)));
+    }
+
+    /// Returns whether the pairs of an assignment may go on: its target is in the set, or drains.
+    pub(crate) fn serves(&self, assignment: &Assignment) -> bool {
+        self.targets.contains(assignment.target)
+    }
+
+    /// Returns whether the target of an assignment is in the set, so that it may be dialled.
+    pub(crate) fn may_dial(&self, assignment: &Assignment) -> bool {
+        self.targets.get(assignment.target).is_some_and(|target| target.keys > 0)
+    }
+
+    /// Returns the names of the targets that pairs may have.
+    pub(crate) fn live_targets(&self, update: &PendingUpdate) -> LiveTargets {
+        let draining = self.draining.iter().map(|id| self.targets[*id].name.clone()).collect();
+        LiveTargets::new(update.set.clone(), draining)
+    }
+
+    /// Returns how many pairs have a target that drains.
+    pub(crate) fn draining_pairs(&self) -> usize {
+        self.draining.iter().map(|id| self.targets[*id].open).sum()
+    }
+
+    /// Returns when the next drain of a target is over.
+    pub(crate) fn next_drain_limit(&self) -> Option<Instant> {
+        self.next_drain_limit
+    }
+
+    fn find_next_drain_limit(&mut self) {
+        let limits = self.draining.iter().filter_map(|id| self.targets[*id].drain_until);
+        self.next_drain_limit = limits.min();
+    }
+
+    /// Removes the targets whose limit is over, so that nothing [serves](Self::serves) their pairs
+    /// any more.
+    pub(crate) fn end_drains(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.draining) {
+            if self.targets[id].drain_until.is_some_and(|until| until <= now) {
+                self.remove_target(id);
+            } else {
+                self.draining.push(id);
+            }
+        }
+        self.find_next_drain_limit();
+    }
+}
+
+impl Member {
+    fn has_key_of(&self, entry: &Entry) -> bool {
+        self.entry.shared_key() == entry.shared_key()
+    }
+}
+
+impl Target {
+    fn has_pairs(&self) -> bool {
+        self.open + self.dialling > 0
+    }
+}
+
+/// Counters.
+impl Pool {
+    /// Returns the counters of the backends in force, in key order.
     pub(crate) fn backend_stats(&self, now: Instant) -> Vec<BackendStats> {
-        let stats = |(index, member): (usize, &Member)| BackendStats {
-            key: member.entry.shared_key().clone(),
-            target_name: member.entry.shared_target_name().clone(),
-            ejected: self.rotation.is_ejected(index, now),
-            usage: member.usage,
+        let stats = |id: &Id<Member>| {
+            let member = &self.members[*id];
+            BackendStats {
+                key: member.entry.shared_key().clone(),
+                target_name: member.entry.shared_target_name().clone(),
+                dialling: member.dialling,
+                ejected: matches!(member.breaker, Breaker::Ejected { until, .. } if until > now),
+                usage: member.usage,
+            }
         };
-        self.members.iter().enumerate().map(stats).collect()
+        self.order.iter().map(stats).collect()
     }
 
+    /// Returns the sum of what belongs to keys that have left the set.
     pub(crate) fn departed(&self) -> Usage {
         self.departed
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::pending::Removal;
-    use super::*;
-    use crate::backend::TcpBackend;
-    use crate::pool::rotation::{Ejection, Random};
-
-    /// A roster with these keys, each with a target of its own.
-    fn pool(keys: &[&str]) -> Pool {
-        let mut pool = Pool::new(Rotation::new(Ejection::default(), false, Random::new(1)));
-        set(&mut pool, keys);
-        pool
-    }
-
-    fn set(pool: &mut Pool, keys: &[&str]) {
-        let backend = |key: &&str| {
-            let port = u16::from_be_bytes([1, key.as_bytes()[0]]);
-            (key.to_string(), TcpBackend::new(([127, 0, 0, 1], port).into()))
-        };
-        let set = keys.iter().map(backend).collect();
-        pool.replace(&PendingUpdate::new(set, Removal::Close), Instant::now());
-    }
-
-    fn picks(pool: &mut Pool, count: usize) -> String {
-        let now = Instant::now();
-        let pick = |_| {
-            pool.pick(now, |_, _| true)
-                .map_or("none".into(), |picked| picked.entry.key().to_owned())
-        };
-        (0..count).map(pick).collect()
-    }
-
-    #[test]
-    fn c2_1_a_change_of_the_set_skips_nobody_and_repeats_nobody() {
-        let mut pool = pool(&["b", "d", "f"]);
-        assert_eq!(picks(&mut pool, 2), "bd");
-        set(&mut pool, &["a", "b", "c", "d", "e", "f"]);
-        assert_eq!(picks(&mut pool, 2), "ef");
-        set(&mut pool, &["a", "b", "g"]); // the one served last is gone
-        assert_eq!(picks(&mut pool, 4), "gabg");
-        set(&mut pool, &[]);
-        assert_eq!(picks(&mut pool, 1), "none");
-        set(&mut pool, &["a", "h"]);
-        assert_eq!(picks(&mut pool, 2), "ha");
-    }
-
-    #[test]
-    fn c2_1_a_flapping_backend_starves_nobody() {
-        let mut pool = pool(&["a", "b", "c"]);
-        let mut counts = std::collections::BTreeMap::<String, u32>::new();
-        for round in 0..3000 {
-            set(&mut pool, if round % 5 < 2 { &["a", "b", "c"] } else { &["a", "c"] });
-            *counts.entry(picks(&mut pool, 1)).or_default() += 1;
-        }
-        let (a, b, c) = (counts["a"], counts["b"], counts["c"]);
-        assert!(a.abs_diff(c) <= 1 && a + b + c == 3000 && a >= 1000, "{counts:?}");
-    }
-
-    #[test]
-    fn c5_5_an_ejected_key_stays_so_wherever_it_stands_and_a_new_target_under_it_does_not() {
-        let now = Instant::now();
-        let mut pool = pool(&["b", "c"]);
-        let b = pool.pick(now, |_, _| true).unwrap();
-        assert!((0..3).any(|_| pool.backend_failed(&b, now).is_some()));
-        set(&mut pool, &["a", "b", "c"]);
-        let ejected = |pool: &Pool| {
-            pool.backend_stats(now).iter().map(|stats| stats.ejected).collect::<Vec<_>>()
-        };
-        assert_eq!(ejected(&pool), [false, true, false]);
-        let moved = BackendSet::from([("b", TcpBackend::new(([127, 0, 0, 1], 1).into()))]);
-        pool.replace(&PendingUpdate::new(moved, Removal::Close), now);
-        assert_eq!(ejected(&pool), [false]);
-    }
-
-    #[test]
-    fn c8_3_a_difference_names_some_keys_of_each_kind_and_counts_the_rest() {
-        let keys = |keys: std::ops::Range<u32>| keys.map(|key| key.to_string().into()).collect();
-        let difference =
-            Difference { added: keys(0..8), removed: keys(10..20), changed: Vec::new() };
-        assert_eq!(
-            difference.to_string(),
-            "added 0, 1, 2, 3, 4, 5, 6, 7, removed 10, 11, 12, 13, 14, 15, 16, 17 and 2 more"
-        );
-        let of = |added, removed, changed| Difference {
-            added: keys(added),
-            removed: keys(removed),
-            changed: keys(changed),
-        };
-        assert!(of(0..0, 0..0, 0..0).is_empty());
-        assert!(
-            ![of(0..1, 0..0, 0..0), of(0..0, 0..1, 0..0), of(0..0, 0..0, 0..1)]
-                .iter()
-                .any(Difference::is_empty)
-        );
-    }
-}
+mod tests;

@@ -1,34 +1,35 @@
-//! One way through a pair: what one side sends goes to the other, in order, with backpressure, to its end.
+//! One direction of a pair: what one side sends goes to the other, in order, with backpressure.
 
 use super::Side;
 
-/// The first read of a direction, and what its reads shrink to when the reader does not keep up. Most messages fit.
+/// The first read of a direction, and what its reads shrink to when the reader does not keep up.
+/// Most messages fit.
 const SMALLEST_READ: usize = 16 * 1024;
-/// After so many full reads that were taken whole, and none stuck, reads are doubled. A kernel takes megabytes for a reader
-/// that has stalled from the start: with this it takes them in small reads, of which one gets stuck. A thousand such
-/// clients cost 37 KiB each; a relay that always reads as much as it can came to 312.
+/// After so many full reads that were written at once, reads double. A kernel takes megabytes for a
+/// reader that has stalled from the start: this way in small reads, of which one stays unsent. 1000
+/// such clients cost 37 KiB each; with reads that are always as large as can be they cost 312.
 const READS_TO_GROW: u32 = 16;
 
-/// One way through a pair.
+/// One direction of a pair.
 ///
 /// ```text
 /// Open ──end of stream read──> Ending ──delivered, flushed, and the end passed on──> Ended
 /// ```
 ///
-/// Bytes are read into a scratch buffer that all pairs share, and what the other side does not take at once is
-/// *stuck*: only then the direction has a buffer of its own, and until it is empty nothing more is read. So a
-/// direction holds at most one read, and an idle one holds nothing.
+/// Bytes are read into a scratch buffer that all pairs share. What the other side does not take at
+/// once is *unsent*: only then the direction has a buffer of its own, and reads nothing more until
+/// it is empty. So a direction holds at most one read, and an idle one holds nothing.
 pub(crate) struct Direction {
     flow: Flow,
-    stuck: Vec<u8>,
-    /// How much of `stuck` is delivered already.
-    delivered: usize,
-    /// The sink may hold back bytes that it has taken.
+    unsent: Vec<u8>,
+    /// How much of `unsent` has been sent meanwhile.
+    sent: usize,
+    /// Whether the sink may hold back bytes that it has taken.
     unflushed: bool,
-    /// How much to read at once: small until the reader has shown that it keeps up, so that many stalled connections
-    /// do not hold many large buffers.
+    /// How much to read at once: small until the reader has shown that it keeps up, so that many
+    /// stalled connections do not hold many large buffers.
     read_size: usize,
-    /// Full reads of this size that were taken whole, since one was stuck.
+    /// Full reads of this size that were written at once, since the last one that was not.
     full_reads: u32,
 }
 
@@ -51,34 +52,36 @@ pub(crate) enum Drive {
 }
 
 impl Direction {
-    /// A direction whose sink gets these bytes first.
+    /// Returns a direction whose sink gets the preface first.
     pub(crate) fn new(preface: Vec<u8>) -> Self {
         Self {
             flow: Flow::Open,
-            stuck: preface,
-            delivered: 0,
+            unsent: preface,
+            sent: 0,
             unflushed: false,
             read_size: SMALLEST_READ,
             full_reads: 0,
         }
     }
 
-    /// Whether its source has ended its stream, which need not have been passed on yet.
+    /// Returns whether its source has ended its stream. That need not have been passed on yet.
     pub(crate) fn has_finished(&self) -> bool {
         self.flow != Flow::Open
     }
 
-    /// Whether its sink's stream has ended too.
+    /// Returns whether its sink's stream has ended, too.
     pub(crate) fn has_ended(&self) -> bool {
         self.flow == Flow::Ended
     }
 
-    /// Moves bytes until one of the sides blocks, the stream has ended, or about `budget` bytes are moved. No
-    /// read is larger than `scratch`; what the sink has taken is added to `moved`.
+    /// Moves bytes until a side blocks, the stream has ended, or about `budget` bytes are moved. No
+    /// read is larger than `scratch`. Adds what the sink has taken to `moved`.
     ///
-    /// Errors stay with the side that met them. A source that has failed is read to the last byte that it still has.
+    /// Errors stay with the side that met them. A source that has failed is read to the last byte
+    /// that it still has.
     ///
-    /// If the other direction has ended, so that the sink `is_closed_next`, that may be all it takes to pass the end on.
+    /// If the other direction has ended, the sink `is_closed_next`, which may be all it takes to
+    /// pass the end on.
     pub(crate) fn drive(
         &mut self,
         from: &mut Side,
@@ -90,13 +93,13 @@ impl Direction {
     ) -> Drive {
         let mut left = budget;
         loop {
-            if !self.deliver(to, moved) {
+            if !self.send_unsent(to, moved) {
                 return Drive::Blocked;
             }
             match self.flow {
                 Flow::Ended => return Drive::Ended,
                 Flow::Ending if is_closed_next && to.is_ended_by_closing() => {
-                    self.flow = Flow::Ended
+                    self.flow = Flow::Ended;
                 }
                 Flow::Ending if to.shutdown_write().is_some() => self.flow = Flow::Ended,
                 Flow::Ending => return Drive::Blocked,
@@ -112,16 +115,16 @@ impl Direction {
         }
     }
 
-    /// Delivers what is stuck and has it flushed. Whether nothing is left.
-    fn deliver(&mut self, to: &mut Side, moved: &mut u64) -> bool {
-        while self.delivered < self.stuck.len() {
-            let Some(len) = to.write(&self.stuck[self.delivered..]) else { return false };
-            self.delivered += len;
+    /// Sends what is unsent and has it flushed. Returns whether nothing is left.
+    fn send_unsent(&mut self, to: &mut Side, moved: &mut u64) -> bool {
+        while self.sent < self.unsent.len() {
+            let Some(len) = to.write(&self.unsent[self.sent..]) else { return false };
+            self.sent += len;
             self.unflushed = true;
             *moved += len as u64;
         }
-        if self.delivered > 0 {
-            (self.stuck, self.delivered) = (Vec::new(), 0); // gives the memory back
+        if self.sent > 0 {
+            (self.unsent, self.sent) = (Vec::new(), 0); // frees the memory
         }
         if self.unflushed {
             self.unflushed = to.flush().is_none();
@@ -129,7 +132,7 @@ impl Direction {
         !self.unflushed
     }
 
-    /// Writes what was read, an end of stream if it is empty. What the sink does not take is stuck.
+    /// Writes what was read: an end of stream if it is empty. Keeps what the sink does not take.
     fn pass_on(
         &mut self,
         mut bytes: &[u8],
@@ -150,13 +153,13 @@ impl Direction {
             *moved += len as u64;
         }
         if !bytes.is_empty() {
-            self.stuck = bytes.to_vec();
+            self.unsent = bytes.to_vec();
             (self.read_size, self.full_reads) = ((self.read_size / 2).max(SMALLEST_READ), 0);
         } else if filled_the_read {
             self.full_reads += 1;
             if self.full_reads == READS_TO_GROW {
-                (self.read_size, self.full_reads) =
-                    ((self.read_size * 2).min(largest.max(SMALLEST_READ)), 0);
+                let doubled = (self.read_size * 2).min(largest.max(SMALLEST_READ));
+                (self.read_size, self.full_reads) = (doubled, 0);
             }
         }
     }
@@ -196,8 +199,8 @@ mod tests {
         }
 
         fn events(&mut self) {
-            self.from.note(Readiness::READ_WRITE);
-            self.to.note(Readiness::READ_WRITE);
+            self.from.set_ready(Readiness::READ_WRITE);
+            self.to.set_ready(Readiness::READ_WRITE);
         }
 
         fn drive(&mut self, budget: usize) -> Drive {
@@ -261,10 +264,10 @@ mod tests {
         let read = source.seen();
         let mut rig = Rig::new(source, Script::new().takes([10, 0]));
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
-        assert_eq!((read.reads(), rig.direction.stuck.len()), (1, 90));
+        assert_eq!((read.reads(), rig.direction.unsent.len()), (1, 90));
         rig.events();
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
-        assert_eq!((read.reads(), rig.direction.stuck.capacity()), (3, 0));
+        assert_eq!((read.reads(), rig.direction.unsent.capacity()), (3, 0));
         assert_eq!(rig.received().len(), 200);
     }
 
@@ -277,7 +280,7 @@ mod tests {
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
         assert_eq!(rig.received().len(), READS_TO_GROW as usize * (16 + 32 + 64) * 1024 + 5);
         assert_eq!(
-            rig.direction.stuck.len(),
+            rig.direction.unsent.len(),
             64 * 1024 - 5,
             "at most one read of the largest size"
         );
@@ -300,7 +303,7 @@ mod tests {
             .reads([Act::Data(b"before".to_vec()), Act::End])
             .error(ErrorKind::ConnectionReset);
         let mut rig = Rig::new(source, Script::new());
-        rig.from.note(Readiness { error: true, ..Readiness::default() });
+        rig.from.set_ready(Readiness { error: true, ..Readiness::default() });
         assert_eq!(rig.from.failure().unwrap().kind(), ErrorKind::ConnectionReset);
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
         assert_eq!(rig.received(), b"before", "what came before the reset is passed on");
@@ -341,7 +344,7 @@ mod tests {
         let reads = |script: Script, event: Readiness| {
             let seen = script.seen();
             let mut rig = Rig::new(script, Script::new());
-            rig.from.note(event);
+            rig.from.set_ready(event);
             rig.drive(1000);
             seen.reads()
         };
@@ -423,7 +426,7 @@ mod tests {
     fn c6_4_a_sink_that_has_failed_is_not_ended_by_closing_it() {
         let sink = Script::new().closed_by_dropping().error(ErrorKind::ConnectionReset);
         let mut rig = Rig::new(Script::new().reads([Act::End]), sink);
-        rig.to.note(Readiness { error: true, ..Readiness::default() });
+        rig.to.set_ready(Readiness { error: true, ..Readiness::default() });
         let Rig { direction, from, to, scratch, moved, .. } = &mut rig;
         assert_eq!(direction.drive(from, to, scratch, 1000, moved, true), Drive::Blocked);
     }

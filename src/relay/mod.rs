@@ -1,12 +1,13 @@
-//! Moving bytes between the two sides of a pair. Knows streams, but no event queue, no token and no clock.
+//! Moving bytes between the two sides of a pair. Knows streams, but no event queue, no backend set
+//! and no clock.
 //!
-//! A [`Side`] is one end: its stream, and what events said of it. A [`Direction`] is one way, from a side to the other;
-//! a pair has two, and both are the same code.
+//! A [`Side`] is a stream and what events said of it. A [`Direction`] goes from one side to the
+//! other. A [`Duplex`] is both sides with both directions.
 
-mod both_ways;
 mod direction;
+mod duplex;
 mod side;
 
-pub(crate) use both_ways::{Progress, Relay};
-use direction::{Direction, Drive};
+pub(crate) use direction::{Direction, Drive};
+pub(crate) use duplex::{Duplex, Progress};
 pub(crate) use side::Side;

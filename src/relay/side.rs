@@ -1,4 +1,4 @@
-//! One end of a pair: a stream, what events said of it, and the error it has met.
+//! One side of a pair: a stream, what events said of it, and the error it has met.
 
 use std::io;
 
@@ -8,25 +8,25 @@ use crate::net::{INTEREST, Readiness, Stream};
 
 /// A stream with what is known of it.
 ///
-/// Events set readiness, and only an operation that would block clears it: the stream is registered once,
-/// edge-triggered, so that what is not taken up now will not be told again.
+/// It is registered once, edge-triggered: events set readiness, and only `WouldBlock` clears it.
 ///
-/// Dropping a side cuts it: whatever ends a pair, a panic in the host's code too, its peer cannot take what it got for
-/// complete. Only [`close`](Self::close) is an orderly end.
+/// Closing a side aborts its stream, and so does dropping it, so that no peer takes what it got for
+/// complete, even if host code panics. Only after [`mark_orderly`](Self::mark_orderly) the stream
+/// ends in an orderly way.
 pub(crate) struct Side {
     stream: Box<dyn Stream>,
     readable: bool,
     writable: bool,
-    /// The peer has finished, has sent something out of band, or has failed: a short read proves nothing any more, for no
-    /// event will tell of the end of stream, or of what comes after the mark.
+    /// Set when a short read proves nothing any more: the peer has ended its stream, has sent
+    /// urgent data or has failed, and no event will tell of what is left to read.
     read_to_the_end: bool,
-    /// Once an error is met, the side has failed for good: a later end of stream is none.
+    /// The first error. The side has failed for good: an end of stream read later is none.
     failure: Option<io::Error>,
-    is_closed_in_order: bool,
+    is_orderly: bool,
 }
 
 impl Side {
-    /// A stream that may be written to until it says otherwise; that it can be read, an event has to tell.
+    /// Returns a side that is written to until it would block, and read only after an event.
     pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
         Self {
             stream,
@@ -34,7 +34,7 @@ impl Side {
             writable: true,
             read_to_the_end: false,
             failure: None,
-            is_closed_in_order: false,
+            is_orderly: false,
         }
     }
 
@@ -43,19 +43,21 @@ impl Side {
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        repeat_interrupted(|| registry.register(&mut *self.stream, token, INTEREST))
+        retry_interrupted(|| registry.register(&mut *self.stream, token, INTEREST))
     }
 
-    /// Takes note of an event, and returns what it means for the stream. An error flag is answered at once, since a
-    /// side that is not being read would never tell of its error otherwise.
-    pub(crate) fn note(&mut self, event: Readiness) -> Readiness {
-        let met_error = event.error;
+    /// Notes what an event says. Returns what that means for the stream.
+    ///
+    /// An error flag is answered at once with `take_error`: while a side is not read, nothing else
+    /// would find its error.
+    pub(crate) fn set_ready(&mut self, event: Readiness) -> Readiness {
+        let has_error = event.error;
         let event = self.stream.translate(event);
         self.readable |= event.readable || event.read_closed || event.error;
         self.writable |= event.writable || event.write_closed || event.error;
         self.read_to_the_end |= event.read_closed || event.priority;
-        if event.error || met_error {
-            match repeat_interrupted(|| self.stream.take_error()) {
+        if event.error || has_error {
+            match retry_interrupted(|| self.stream.take_error()) {
                 Ok(None) => {}
                 Ok(Some(err)) | Err(err) => self.fail(err),
             }
@@ -63,12 +65,12 @@ impl Side {
         event
     }
 
-    /// Whether the peer is gone, judging by an event that came while nothing is read: it has reset the connection, or,
-    /// where there are no resets, closed it in both directions.
-    pub(crate) fn is_gone(&mut self, event: Readiness) -> bool {
+    /// Finds out, from an event that came while nothing is read, whether the peer is gone: it has
+    /// reset the connection or, where there are no resets, closed it in both directions.
+    pub(crate) fn check_hang_up(&mut self, event: Readiness) -> bool {
         if self.failure.is_none() && event.is_hang_up() {
             // Writing nothing tells a closed socket from a false alarm, and harms neither.
-            match repeat_interrupted(|| self.stream.write(&[])) {
+            match retry_interrupted(|| self.stream.write(&[])) {
                 Err(err) if err.kind() != io::ErrorKind::WouldBlock => self.fail(err),
                 _ => {}
             }
@@ -76,16 +78,17 @@ impl Side {
         self.failure.is_some()
     }
 
+    /// Asks the stream of a dial whether it is connected.
     pub(crate) fn check_connect(&mut self) -> io::Result<bool> {
         if let Some(err) = self.failure.take() {
             return Err(err);
         }
-        match repeat_interrupted(|| self.stream.check_connect()) {
-            // A handshake that waits for its peer says so as any other operation does.
+        match retry_interrupted(|| self.stream.check_connect()) {
+            // A handshake waits for its peer.
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Ok(is_connected) => {
-                // A handshake may have read more than its own, of which no event will tell. A stream that is drained
-                // by a short read has nothing that could hold it; asking it would cost each connection a call.
+                // A handshake may have read more than its own, and no event tells of that. A stream
+                // that a short read drains holds nothing back; asking it would cost a system call.
                 self.readable |= is_connected && !self.stream.short_read_means_drained();
                 Ok(is_connected)
             }
@@ -105,18 +108,19 @@ impl Side {
         self.readable
     }
 
-    /// Remembers the first error. What the peer sent before it may still be read, and no event will be waited for.
+    /// Keeps the first error. What the peer sent before it may still be read, without an event.
     fn fail(&mut self, err: io::Error) {
         self.failure.get_or_insert(err);
         self.readable = true;
         self.read_to_the_end = true;
     }
 
-    /// Reads what there is: `Some(0)` at the end of stream, `None` if there is nothing for now, or never will be.
+    /// Reads what there is. Returns `Some(0)` at the end of stream, `None` if there is nothing for
+    /// now or never will be.
     pub(crate) fn read(&mut self, room: &mut [u8]) -> Option<usize> {
         while self.readable {
-            match repeat_interrupted(|| self.stream.read(room)) {
-                // The kernel forgets an error that was taken, and shows an end where the stream was cut off.
+            match retry_interrupted(|| self.stream.read(room)) {
+                // The kernel forgets an error that was taken, and then reports an end of stream.
                 Ok(0) if self.has_failed() => self.readable = false,
                 Ok(len) => {
                     let is_short = len > 0 && len < room.len();
@@ -136,7 +140,8 @@ impl Side {
         None
     }
 
-    /// Writes as much as the stream takes: `None` if it takes nothing for now, or never will.
+    /// Writes as much as the stream takes. Returns `None` if it takes nothing for now, or never
+    /// will.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Option<usize> {
         self.attempt(|stream| match stream.write(bytes) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
@@ -144,7 +149,7 @@ impl Side {
         })
     }
 
-    /// Passes on what the stream holds back; `None` as in [`write`](Self::write).
+    /// Sends what the stream holds back; `None` as in [`write`](Self::write).
     pub(crate) fn flush(&mut self) -> Option<()> {
         self.attempt(|stream| stream.flush())
     }
@@ -154,7 +159,7 @@ impl Side {
         self.attempt(|stream| stream.shutdown_write())
     }
 
-    /// Whether to close it now would end its stream as well, in order.
+    /// Returns whether closing it now would also end its stream in an orderly way.
     pub(crate) fn is_ended_by_closing(&self) -> bool {
         self.stream.drop_closes() && !self.has_failed()
     }
@@ -164,7 +169,7 @@ impl Side {
         mut output: impl FnMut(&mut dyn Stream) -> io::Result<T>,
     ) -> Option<T> {
         while self.writable && !self.has_failed() {
-            match repeat_interrupted(|| output(&mut *self.stream)) {
+            match retry_interrupted(|| output(&mut *self.stream)) {
                 Ok(done) => return Some(done),
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(err) => self.fail(err),
@@ -173,16 +178,16 @@ impl Side {
         None
     }
 
-    /// Closes the socket in order: what was written goes out, then an end of stream.
-    pub(crate) fn close(mut self, registry: &Registry) {
-        self.is_closed_in_order = true;
-        self.cut(registry);
+    /// Has the stream end in an orderly way when the side is closed: the peer reads what was
+    /// written, then an end of stream.
+    pub(crate) fn mark_orderly(&mut self) {
+        self.is_orderly = true;
     }
 
-    /// Closes the socket so that the peer cannot take it for an orderly end.
-    pub(crate) fn cut(mut self, registry: &Registry) {
+    /// Closes the socket.
+    pub(crate) fn close(mut self, registry: &Registry) {
         if !self.stream.drop_closes() {
-            // That it was not registered, the only reason to fail, is all the same now.
+            // It fails only if the stream was not registered.
             let _ = registry.deregister(&mut *self.stream);
         }
     }
@@ -190,15 +195,15 @@ impl Side {
 
 impl Drop for Side {
     fn drop(&mut self) {
-        if !self.is_closed_in_order {
+        if !self.is_orderly {
             self.stream.abort();
         }
     }
 }
 
-/// Makes a call again that a signal has interrupted. At once, since no event would tell of it later, and since a call that
-/// does not block is hardly ever interrupted twice.
-fn repeat_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+/// Repeats a call that a signal interrupted. At once, since no event would tell of it, and since a
+/// call that does not block is hardly ever interrupted twice.
+fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
@@ -226,7 +231,7 @@ mod tests {
     fn a_new_side_is_written_to_unasked_and_read_only_after_an_event() {
         let mut side = side(data());
         assert_eq!((side.write(b"hello"), side.read(&mut [0; 9])), (Some(5), None));
-        side.note(Readiness { readable: true, ..Readiness::default() });
+        side.set_ready(Readiness { readable: true, ..Readiness::default() });
         assert_eq!(side.read(&mut [0; 9]), Some(1));
     }
 
@@ -237,7 +242,7 @@ mod tests {
             [Readiness { read_closed: true, ..nothing }, Readiness { error: true, ..nothing }]
         {
             let mut side = side(data());
-            side.note(event);
+            side.set_ready(event);
             assert_eq!(side.read(&mut [0; 9]), Some(1), "{event:?}");
         }
         for event in
@@ -245,7 +250,7 @@ mod tests {
         {
             let mut side = side(Script::new().takes([0]));
             assert_eq!(side.write(b"x"), None);
-            side.note(event);
+            side.set_ready(event);
             assert_eq!(side.write(b"x"), Some(1), "{event:?}");
         }
     }
@@ -255,7 +260,7 @@ mod tests {
         let script =
             Script::new().error(ErrorKind::TimedOut).reads([Act::Fail(ErrorKind::ConnectionReset)]);
         let mut side = side(script);
-        side.note(Readiness { error: true, ..Readiness::default() });
+        side.set_ready(Readiness { error: true, ..Readiness::default() });
         assert_eq!((side.read(&mut [0; 9]), side.write(b"x")), (None, None));
         assert_eq!(side.failure().unwrap().kind(), ErrorKind::TimedOut);
     }
@@ -263,7 +268,7 @@ mod tests {
     #[test]
     fn c6_4_a_stream_that_cannot_be_asked_for_its_error_has_failed() {
         let mut side = side(Script::new().mute());
-        side.note(Readiness { error: true, ..Readiness::default() });
+        side.set_ready(Readiness { error: true, ..Readiness::default() });
         assert_eq!(side.failure().unwrap().kind(), ErrorKind::NotConnected);
     }
 
@@ -293,13 +298,13 @@ mod tests {
     #[test]
     fn c5_4_a_hang_up_is_borne_out_by_an_error_but_not_by_a_write_that_would_block() {
         let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
-        assert!(!side(Script::new().write_error(ErrorKind::WouldBlock)).is_gone(hang_up));
+        assert!(!side(Script::new().write_error(ErrorKind::WouldBlock)).check_hang_up(hang_up));
         let mut gone = side(Script::new().write_error(ErrorKind::BrokenPipe));
         let half_closed = Readiness { write_closed: false, ..hang_up };
         assert!(
-            !gone.is_gone(Readiness::READ_WRITE)
-                && !gone.is_gone(half_closed)
-                && gone.is_gone(hang_up)
+            !gone.check_hang_up(Readiness::READ_WRITE)
+                && !gone.check_hang_up(half_closed)
+                && gone.check_hang_up(hang_up)
         );
     }
 
@@ -307,7 +312,8 @@ mod tests {
     fn c5_4_a_hang_up_is_borne_out_though_a_signal_interrupts() {
         let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
         assert!(
-            side(Script::new().interrupted(2).write_error(ErrorKind::BrokenPipe)).is_gone(hang_up)
+            side(Script::new().interrupted(2).write_error(ErrorKind::BrokenPipe))
+                .check_hang_up(hang_up)
         );
     }
 
@@ -315,10 +321,10 @@ mod tests {
     fn c9_1_what_a_signal_interrupts_is_no_failure() {
         let error = Readiness { error: true, ..Readiness::default() };
         let mut alarmed = side(Script::new().interrupted(2));
-        alarmed.note(error);
+        alarmed.set_ready(error);
         assert!(!alarmed.has_failed());
         let mut reset = side(Script::new().interrupted(2).error(ErrorKind::ConnectionReset));
-        reset.note(error);
+        reset.set_ready(error);
         assert_eq!(reset.failure().unwrap().kind(), ErrorKind::ConnectionReset);
         let poll = mio::Poll::new().unwrap();
         assert!(side(Script::new().interrupted(2)).register(poll.registry(), Token(0)).is_ok());

@@ -9,12 +9,20 @@
 
 use std::ops::ControlFlow;
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use loom::thread::{self, JoinHandle};
 
-use super::*;
+use crate::backend::BackendSet;
 use crate::backend::TcpBackend;
-use crate::pool::pending::Outcome;
+use crate::error::Error;
+use crate::mailbox::{Receiver, Reply, Requests, Sender, Stop, UpdateRequest, channel};
+use crate::pool::pending_update::Outcome as TargetOutcome;
+use crate::pool::pending_update::{LiveTargets, Removal};
+use crate::stats::{Applied, Stats};
 use crate::sync::LOOP;
+use crate::sync::Waker;
 
 const TARGET: &str = "127.0.0.1:1";
 const OTHER: &str = "127.0.0.1:2";
@@ -78,40 +86,32 @@ impl EventLoop {
     }
 
     fn turn(&mut self, until: &impl Fn(&Self) -> bool) -> ControlFlow<()> {
-        if self.receiver.has_mail() {
-            self.apply_update();
-            let orders = self.receiver.take_orders();
-            self.stop = orders.stop.or(self.stop);
-            if let Some(promise) = orders.stats {
-                promise.keep(Stats { accepted: 7, ..Stats::default() });
+        if let Some(Requests { update, stats, stop }) = self.receiver.take_pending() {
+            if let Some(update) = update {
+                self.apply_update(update);
+            }
+            self.stop = stop.or(self.stop);
+            if let Some(reply) = stats {
+                reply.send(Stats { accepted: 7, ..Stats::default() });
             }
         }
         if until(self) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn apply_update(&mut self) {
-        let Self { receiver, in_force, has_closed_target, .. } = self;
-        let taken = receiver.take_update(|update| {
-            for (index, target) in names(in_force).iter().enumerate() {
-                let is_named = names(&update.set).contains(target);
-                *has_closed_target |=
-                    &**target == TARGET && update.fate(index, is_named) == Fate::Close;
-            }
-            *in_force = update.set.clone();
-            ((), names(in_force))
-        });
-        if let Some(((), promise)) = taken {
-            promise.keep(Applied { backends: self.in_force.len(), ..Applied::default() });
+    fn apply_update(&mut self, request: UpdateRequest) {
+        let update = self.receiver.merged(&request);
+        if self.in_force.contains_key(TARGET) {
+            let outcome = update.outcome(TARGET, update.set.contains_key(TARGET));
+            self.has_closed_target |= outcome == TargetOutcome::Close;
         }
+        self.in_force = update.set.clone();
+        self.receiver.set_live_targets(LiveTargets::new(self.in_force.clone(), Arc::new([])));
+        request.applied.send(Applied { backends: self.in_force.len(), ..Applied::default() });
     }
 }
 
 fn set(targets: &[&str]) -> BackendSet {
     targets.iter().map(|target| (*target, TcpBackend::new(target.parse().unwrap()))).collect()
-}
-
-fn names(set: &BackendSet) -> Arc<[Arc<str>]> {
-    set.iter().map(|entry| entry.shared_target_name().clone()).collect()
 }
 
 fn update(sender: &Sender, targets: &[&str]) -> Result<Reply<Applied>, Error> {
@@ -207,7 +207,7 @@ fn loom_c3_5_all_who_wait_for_one_update_are_told() {
         let copy = reply.clone();
         let another = thread::spawn(move || copy.wait().unwrap());
         assert_eq!(reply.wait().unwrap(), another.join().unwrap());
-        assert_eq!(reply.poll().unwrap().map(|applied| applied.backends), Some(1));
+        assert_eq!(reply.try_wait().unwrap().map(|applied| applied.backends), Some(1));
         event_loop.join().unwrap();
     });
 }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use self::wires::{BACKEND, CLIENT, Kind, PREFACE, Socket, Wire, Wires, lock};
 use crate::net::Readiness;
-use crate::observe::EndReason;
 #[cfg(test)]
-use crate::pool::rotation::Random;
-use crate::relay::{Progress, Relay, Side};
+use crate::random::Random;
+use crate::relay::{Duplex, Progress, Side};
+use crate::stats::EndReason;
 
 /// How many it takes at most until a pair whose peers do all they can is over.
 const MOST_DRIVES: u32 = 100_000;
@@ -177,8 +177,7 @@ impl Drop for TellIfItFails<'_> {
 /// A pair with its wires, while a schedule is played.
 struct Game {
     wires: Arc<Mutex<Wires>>,
-    client: Side,
-    relay: Relay,
+    duplex: Duplex,
     scratch: Vec<u8>,
     now: Instant,
     is_over: bool,
@@ -194,8 +193,7 @@ impl Game {
         let now = Instant::now();
         let preface = PREFACE[..schedule.preface as usize].to_vec();
         Self {
-            client: side(CLIENT),
-            relay: Relay::new(side(BACKEND), preface, now),
+            duplex: Duplex::new(side(CLIENT), side(BACKEND), preface, now),
             wires,
             scratch: vec![0; schedule.scratch],
             now,
@@ -222,8 +220,9 @@ impl Game {
 
     fn tell(&mut self, end: usize, spurious: Readiness) {
         let event = lock(&self.wires).ends[end].event(spurious);
-        let side = if end == CLIENT { &mut self.client } else { self.relay.backend_mut() };
-        side.note(event);
+        let duplex = &mut self.duplex;
+        let side = if end == CLIENT { duplex.client_mut() } else { duplex.backend_mut() };
+        side.set_ready(event);
         let wire = &lock(&self.wires).ends[end];
         assert!(
             wire.has_told || !event.error || !wire.is_dead,
@@ -240,11 +239,14 @@ impl Game {
                 wire.read
             })
         };
-        let progress = self.relay.drive(&mut self.client, &mut self.scratch, budget, self.now);
+        let progress = self.duplex.drive(&mut self.scratch, budget, self.now);
         let wires = &lock(&self.wires);
         let read = [CLIENT, BACKEND].map(|end| wires.ends[end].read - read_before[end]);
         let [client, backend] = &wires.ends;
-        assert_eq!((self.relay.bytes_up, self.relay.bytes_down), (backend.written, client.written));
+        assert_eq!(
+            (self.duplex.bytes_up, self.duplex.bytes_down),
+            (backend.written, client.written)
+        );
         if !client.has_told && !backend.has_told {
             let most = (budget + self.scratch.len()) as u64;
             assert!(

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use mio::{Interest, Registry, Token};
 
 use crate::net::{Readiness, Stream};
-use crate::pool::rotation::Random;
+use crate::random::Random;
 
 /// What a stream that holds bytes back holds at most.
 const LARGEST_RECORD: u64 = 1000;

@@ -27,7 +27,7 @@ mod tests {
     use std::panic::{self, AssertUnwindSafe};
 
     use super::*;
-    use crate::pool::rotation::Random;
+    use crate::random::Random;
 
     /// A number that the environment gives, to play one schedule again or more of them.
     fn given(variable: &str) -> Option<u64> {

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::steps::LARGEST;
-use crate::pool::rotation::Random;
+use crate::random::Random;
 
 const CYCLE: usize = 65_521;
 

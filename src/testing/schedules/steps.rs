@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::pool::rotation::Random;
+use crate::random::Random;
 
 pub(crate) const KEYS: [&str; 4] = ["k0", "k1", "k2", "k3"];
 pub(crate) const TARGETS: [&str; 4] = ["t0", "t1", "t2", "t3"];

@@ -7,7 +7,8 @@ use super::super::steps::{Change, KEYS, Names};
 use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
 use crate::net::Readiness;
-use crate::observe::{Applied, EndReason, Ended, Usage};
+use crate::observer::Ended;
+use crate::stats::{Applied, EndReason, Usage};
 
 pub(super) const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(5),
@@ -55,10 +56,10 @@ pub(super) struct Host {
     pub(super) departed: Usage,
     /// The sockets of pairs whose target was removed by the update that is being applied.
     removed: Vec<usize>,
-    /// How many dials it has cancelled.
-    pub(super) cancelled: usize,
+    /// The sockets of dials that it has cancelled.
+    pub(super) cancelled: Vec<usize>,
     /// The same of updates in force that were not reported as applied yet.
-    unreported: VecDeque<(Vec<usize>, usize)>,
+    unreported: VecDeque<(Vec<usize>, Vec<usize>)>,
     pub(super) reports: Vec<Applied>,
 }
 
@@ -78,6 +79,7 @@ impl Host {
             return;
         }
         let changes = std::mem::take(&mut self.submitted);
+        self.cancel_dials(&changes, network);
         judge_removal(&changes, network);
         let open: BTreeSet<_> =
             network.connected().map(|(_, backend)| network.target(backend)).collect();
@@ -85,9 +87,9 @@ impl Host {
             for target in &open {
                 match limit {
                     _ if names.values().any(|named| named == target) => {
-                        drop(self.draining.remove(target))
+                        self.draining.remove(target);
                     }
-                    None => drop(self.draining.remove(target)),
+                    None => _ = self.draining.remove(target),
                     Some(limit) => {
                         let until = network.now + *limit;
                         let earliest =
@@ -98,7 +100,6 @@ impl Host {
             }
         }
         self.draining.retain(|target, _| open.contains(target));
-        self.forget_vanished_dials(&changes, network);
         let set = changes.into_iter().next_back().map(|change| change.names).unwrap_or_default();
         for key in KEYS.into_iter().filter(|key| set.get(key) != self.set.get(key)) {
             *self.tenures.entry(key).or_default() += 1;
@@ -106,24 +107,45 @@ impl Host {
         }
         for key in self.set.keys().filter(|key| !set.contains_key(*key)) {
             *self.presences.entry(key).or_default() += 1;
-            self.departed.add(&self.usage.remove(key).unwrap_or_default());
+            self.departed += self.usage.remove(key).unwrap_or_default();
         }
         self.set = set;
         self.unreported
             .push_back((std::mem::take(&mut self.removed), std::mem::take(&mut self.cancelled)));
     }
 
-    /// What was to be dialled again is not, if its target has vanished.
-    fn forget_vanished_dials(&self, changes: &[Change], network: &mut Network) {
+    /// Dials of targets that are gone or drain are cancelled, and what was to be dialled again is
+    /// not. They do not count as tried.
+    fn cancel_dials(&mut self, changes: &[Change], network: &mut Network) {
         let is_kept = |target: &str| {
             changes.last().is_some_and(|last| last.is_naming(target))
                 && !changes.iter().any(|c| c.closes(target))
         };
         for socket in network.live().collect::<Vec<_>>() {
+            if let Socket { dial: Some(dial), connect, partner: Some(client), .. } =
+                network.sockets[socket]
+            {
+                if connect != Connect::Known && !is_kept(dial.target) {
+                    self.cancel(Some(socket), network);
+                    network.forget_tried(client, dial);
+                }
+                continue;
+            }
+            let half_tried = network.half_tried(socket);
+            for dial in half_tried.into_iter().filter(|dial| !is_kept(dial.target)) {
+                network.forget_tried(socket, dial);
+            }
             let socket = &mut network.sockets[socket];
             if socket.repeats.is_some_and(|dial| !is_kept(dial.target)) {
-                (socket.repeats, socket.lacks_descriptor) = (None, false);
+                socket.repeats = None;
             }
+        }
+    }
+
+    fn cancel(&mut self, dial: Option<usize>, network: &mut Network) {
+        if let Some(socket) = dial {
+            network.sockets[socket].is_over = true;
+            self.cancelled.push(socket);
         }
     }
 
@@ -211,6 +233,10 @@ impl Host {
             judge_last_words(ended.reason, &network.sockets[client], &network.sockets[backend]);
             judge_last_words(ended.reason, &network.sockets[backend], &network.sockets[client]);
         }
+        if matches!(ended.reason, EndReason::NoBackend | EndReason::BackendsFailed) {
+            let dial = network.sockets[client].partner.filter(|dial| network.is_live(*dial));
+            self.cancel(dial, network); // as an update takes effect
+        }
         let is_unwatched = ended.reason == EndReason::LocalFailure;
         if !is_unwatched {
             network.paused_until = None; // there is room again
@@ -281,9 +307,9 @@ impl Host {
         }
         let (removed, cancelled) =
             self.unreported.pop_front().expect("reported, and nothing was submitted");
-        assert_eq!((applied.closed * 2, applied.cancelled), (removed.len(), cancelled));
+        assert_eq!((applied.closed * 2, applied.cancelled), (removed.len(), cancelled.len()));
         assert!(
-            removed.iter().all(|&socket| network.sockets[socket].is_dropped),
+            removed.iter().chain(&cancelled).all(|&socket| network.sockets[socket].is_dropped),
             "reported before all is closed"
         );
         self.reports.push(*applied);

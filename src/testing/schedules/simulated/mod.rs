@@ -21,8 +21,9 @@ use crate::control::{Control, Update};
 use crate::error::Error;
 use crate::event_loop::{BYTES_PER_DIRECTION, Config, EventLoop, token};
 use crate::net::{Address, Readiness, SocketOptions};
-use crate::observe::Stats;
-use crate::pool::rotation::{Ejection, Random, Rotation};
+use crate::pool::{Ejection, PickSettings, Pool};
+use crate::random::Random;
+use crate::stats::Stats;
 use crate::sync::Waker;
 
 /// Plays a schedule, and panics if the balancer breaks a promise.
@@ -57,9 +58,8 @@ impl Player {
         let now = Instant::now();
         let world = World::new(Network::new(setting, now), Host::default());
         let poll = Poll::new().unwrap();
-        let (sender, receiver) = crate::mailbox::channel(Arc::new(
-            Waker::new(poll.registry(), token::COMMANDS).unwrap(),
-        ));
+        let (sender, receiver) =
+            crate::mailbox::channel(Arc::new(Waker::new(poll.registry(), token::MAILBOX).unwrap()));
         let config = Config {
             limits: LIMITS,
             max_connections: setting.max_connections,
@@ -72,7 +72,7 @@ impl Player {
             poll.registry().try_clone().unwrap(),
             Box::new(SimulatedListener(world.clone())),
             receiver,
-            Rotation::new(ejection, false, Random::new(0)),
+            Pool::new(PickSettings { ejection, random_first_pick: false }, Random::new(0)),
             Box::new(Witness(world.clone())),
         );
         Self {
@@ -199,7 +199,7 @@ impl Player {
             ));
         }
         if std::mem::take(&mut self.has_commands) && network.one_in(2) {
-            events.push((token::COMMANDS, Readiness::default()));
+            events.push((token::MAILBOX, Readiness::default()));
         }
         events
     }
@@ -359,7 +359,7 @@ fn judge_counters(stats: &Stats, network: &Network, host: &Host) {
     let mut sum = stats.departed;
     assert_eq!(sum, host.departed);
     for backend in &stats.backends {
-        sum.add(&backend.usage);
+        sum += backend.usage;
         assert_eq!(backend.usage, host.usage.get(&*backend.key).copied().unwrap_or_default());
     }
     assert_eq!(
@@ -391,10 +391,7 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool
         assert!(socket.dial.is_some() || socket.began + LIMITS.dial_limit > now);
         assert!(socket.dial.is_some() || !socket.has_left, "a client who has left is not noticed");
         let is_dialled = socket.partner.is_some_and(|partner| network.is_live(partner));
-        assert!(
-            is_dialled || (socket.repeats.is_some() && is_pausing),
-            "nobody dials for a client"
-        );
+        assert!(is_dialled || (socket.lacks_descriptor && is_pausing), "nobody dials for a client");
         return;
     }
     let Some(partner) = socket.partner else { return };

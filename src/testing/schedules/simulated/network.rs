@@ -9,7 +9,7 @@ use mio::Token;
 use super::super::steps::{Dice, Happening, Setting};
 use super::host::SHORTAGE_PAUSE;
 use crate::net::Readiness;
-use crate::pool::rotation::Random;
+use crate::random::Random;
 
 /// All sockets that ever were, and the dice that decide what a step leaves open.
 pub(super) struct Network {
@@ -106,6 +106,11 @@ pub(super) enum Connect {
     Refused,
     /// The balancer knows that it is connected.
     Known,
+}
+
+/// How many addresses a target has.
+pub(super) fn attempts(target: &str) -> u32 {
+    if target == "t0" { 2 } else { 1 }
 }
 
 impl Network {
@@ -239,6 +244,26 @@ impl Network {
         })
     }
 
+    /// A backend was taken from a client before it had failed: it counts as not tried.
+    pub(super) fn forget_tried(&mut self, client: usize, dial: Dial) {
+        let is_other = |tried: &Dial| (tried.key, tried.target) != (dial.key, dial.target);
+        self.sockets[client].tried.retain(is_other);
+    }
+
+    /// The backends that a client has tried only in part, and is not dialling now.
+    pub(super) fn half_tried(&self, client: usize) -> Vec<Dial> {
+        let Socket { tried, partner, .. } = &self.sockets[client];
+        let dial = partner.filter(|socket| self.is_live(*socket));
+        let dial = dial.and_then(|socket| self.sockets[socket].dial);
+        let is_dialled = |tried: &Dial| dial.is_some_and(|dial| dial.key == tried.key);
+        let is_half = |first: &Dial| {
+            let same =
+                tried.iter().filter(|dial| (dial.key, dial.target) == (first.key, first.target));
+            same.count() < attempts(first.target) as usize && !is_dialled(first)
+        };
+        tried.iter().copied().filter(is_half).collect()
+    }
+
     /// The target of a backend's socket.
     pub(super) fn target(&self, backend: usize) -> &'static str {
         self.sockets[backend].dial.expect("not a backend's").target
@@ -287,13 +312,16 @@ impl Network {
         }
     }
 
-    /// How many pairs have a socket that is open.
+    /// How many pairs have a socket that is open, but for dials that were cancelled.
     pub(super) fn open_pairs(&self) -> usize {
         let client_of = |socket: usize| match self.sockets[socket] {
-            Socket { dial: Some(_), partner: Some(client), .. } => client,
-            _ => socket,
+            Socket { dial: Some(_), is_over: true, connect, .. } if connect != Connect::Known => {
+                None
+            }
+            Socket { dial: Some(_), partner, .. } => partner,
+            _ => Some(socket),
         };
-        self.registered().map(client_of).collect::<BTreeSet<_>>().len()
+        self.registered().filter_map(client_of).collect::<BTreeSet<_>>().len()
     }
 
     /// One call less that finds a descriptor.

@@ -9,11 +9,12 @@ use mio::{Interest, Registry, Token};
 use super::super::pattern::bytes_of;
 use super::super::steps::{Change, Names};
 use super::host::{ACCEPTS_PER_TURN, Host, LIMITS};
-use super::network::{Connect, Dial, Network, Socket};
+use super::network::{Connect, Dial, Network, Socket, attempts};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
 use crate::net::{Address, Listener, Readiness, Stream};
-use crate::observe::{Applied, AttemptFailed, Client, Connected, Ended, Observer};
+use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
+use crate::stats::Applied;
 
 /// The network and the host, shared by all that takes part in a schedule.
 #[derive(Clone)]
@@ -205,6 +206,7 @@ impl Stream for Wire {
         let would_block = network.one_in(2);
         let now = network.now;
         let socket = &mut network.sockets[self.socket];
+        assert!(!socket.is_over, "a cancelled dial is asked");
         match socket.connect {
             Connect::Pending if would_block => Err(ErrorKind::WouldBlock.into()),
             Connect::Pending => Ok(false),
@@ -306,17 +308,19 @@ impl Drop for Wire {
             return;
         }
         assert_eq!(socket.token, None, "dropped before it was deregistered");
-        if socket.dial.is_some()
-            && socket.connect != Connect::Known
-            && has_client
-            && !host.submitted.is_empty()
-        {
-            host.cancelled += 1; // as an update takes effect
-        }
         assert!(
             socket.is_aborted || (socket.end_was_read && is_ended),
-            "a cut that looks like an end"
+            "an abort that looks like an end"
         );
+        let is_dial = socket.connect != Connect::Known && has_client;
+        if let (Some(dial), Some(client)) = (socket.dial.filter(|_| is_dial), socket.partner) {
+            if !host.submitted.is_empty() {
+                network.sockets[self.socket].is_over = true;
+                host.cancelled.push(self.socket); // as an update takes effect
+                network.paused_until = None; // there is room again
+                network.forget_tried(client, dial);
+            }
+        }
     }
 }
 
@@ -446,7 +450,7 @@ impl Backend for SimulatedBackend {
     }
 
     fn attempts(&self) -> u32 {
-        if self.target == "t0" { 2 } else { 1 }
+        attempts(self.target)
     }
 }
 
@@ -526,14 +530,14 @@ impl Observer for Witness {
         };
         let dial = client.tried.iter().find(is_it).expect("failed, and was not tried");
         let backend = client.partner.map(|backend| &network.sockets[backend]);
-        if let Some(backend) = backend.filter(|backend| backend.dial == Some(*dial)) {
+        let is_its = |backend: &&Socket| backend.dial == Some(*dial) && !backend.is_over;
+        if let Some(backend) = backend.filter(is_its) {
             let has_failed = backend.is_broken || backend.connect == Connect::Refused;
             let is_late = backend.began + LIMITS.connect_timeout <= network.now;
             assert!(has_failed || is_late, "given up before its time");
         }
         host.judge_failed_attempt(*dial, client);
-        if let Some(backend) =
-            client.partner.filter(|backend| network.sockets[*backend].dial == Some(*dial))
+        if let Some(backend) = client.partner.filter(|backend| is_its(&&network.sockets[*backend]))
         {
             network.sockets[backend].is_told = true;
         }

@@ -20,9 +20,11 @@ use crate::backend::{Backend, BackendSet, Dial, DialRequest, TcpBackend};
 use crate::control::Control;
 use crate::error::Error;
 use crate::net::{Address, IntoListener, Listener, SocketOptions, Stream};
-use crate::observe::{Applied, Client, EndReason, Ended, Observer};
-use crate::pool::rotation::{Ejection, Random};
+use crate::observer::{Client, Ended, Observer};
+use crate::pool::Ejection;
+use crate::random::Random;
 use crate::server::{Server, ServerThread};
+use crate::stats::{Applied, EndReason};
 
 /// How long anything may take that has to happen. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -75,13 +75,16 @@ impl Peer {
         let Some(stream) = &self.stream else { return };
         match what {
             Happening::Send(bytes) if !self.ends => self.to_send += bytes,
-            // Never passed on; what matters is that the bytes before and after it are.
+            // A part of the stream with socket2. Without it lost, but no byte around it.
             Happening::SendUrgently if !self.ends => {
-                if SockRef::from(stream)
-                    .send_out_of_band(b"!")
-                    .is_err_and(|err| err.kind() != ErrorKind::WouldBlock)
-                {
-                    self.end.get_or_insert(End::Reset); // the kernel tells it once, and then of an end
+                let is_in_line = cfg!(feature = "socket2");
+                let byte = if is_in_line { bytes_of(self.id, self.sent, 1) } else { b"!" };
+                match SockRef::from(stream).send_out_of_band(byte) {
+                    Ok(len) => self.sent += if is_in_line { len } else { 0 },
+                    Err(err) if err.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => {
+                        self.end.get_or_insert(End::Reset); // the kernel tells it once, then an end
+                    }
                 }
             }
             Happening::Send(_) | Happening::SendUrgently => {}

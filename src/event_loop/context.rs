@@ -1,0 +1,150 @@
+//! What every step needs besides the pairs, so that it can be borrowed beside one.
+
+use std::time::Instant;
+
+use mio::Registry;
+
+use super::BYTES_PER_DIRECTION;
+use super::log_limit::LogLimit;
+use super::pair::{ClientInfo, Limits, Relaying};
+use crate::log::{debug, info, warn};
+use crate::net::SocketOptions;
+use crate::observer::{Ended, Observer};
+use crate::pool::{Pool, Tried};
+use crate::relay::Progress;
+use crate::stats::{EndReason, Stats};
+
+/// What the host has chosen.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) limits: Limits,
+    pub(crate) max_connections: usize,
+    pub(crate) buffer_size: usize,
+    pub(crate) socket_options: SocketOptions,
+}
+
+/// The state of a balancer but for its pairs and its queues.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) registry: Registry,
+    pub(crate) pool: Pool,
+    /// What every read goes into.
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) observer: Box<dyn Observer>,
+    /// All counters but those of backends, which the pool has.
+    pub(crate) counters: Stats,
+    pub(crate) accept_warnings: LogLimit,
+    pub(crate) dial_warnings: LogLimit,
+    pub(crate) ejection_warnings: LogLimit,
+    /// Whether the log says that there is no backend.
+    warned_of_no_backend: bool,
+}
+
+impl Context {
+    pub(crate) fn new(
+        config: Config,
+        registry: Registry,
+        pool: Pool,
+        observer: Box<dyn Observer>,
+    ) -> Self {
+        Self {
+            scratch: vec![0; config.buffer_size],
+            config,
+            registry,
+            pool,
+            observer,
+            counters: Stats::default(),
+            accept_warnings: LogLimit::default(),
+            dial_warnings: LogLimit::default(),
+            ejection_warnings: LogLimit::default(),
+            warned_of_no_backend: false,
+        }
+    }
+
+    /// Returns whether any client can be given a backend.
+    pub(crate) fn may_serve(&self) -> bool {
+        self.pool.has_candidate(&mut Tried::default())
+    }
+
+    /// Returns why a client without a candidate is refused.
+    pub(crate) fn refusal(&self) -> EndReason {
+        if self.may_serve() { EndReason::BackendsFailed } else { EndReason::NoBackend }
+    }
+
+    /// Logs that there is no backend, or that there is one again: once, not for each client.
+    pub(crate) fn log_whether_served(&mut self) {
+        let is_refusing = !self.may_serve();
+        if is_refusing != self.warned_of_no_backend {
+            self.warned_of_no_backend = is_refusing;
+            match is_refusing {
+                true => warn!("there is no backend: clients are refused"),
+                false => info!("there is a backend again: clients are served"),
+            }
+        }
+    }
+
+    /// Moves bytes both ways and counts them. Returns how many.
+    pub(crate) fn relay(&mut self, relaying: &mut Relaying, now: Instant) -> (Progress, u64) {
+        let Relaying { duplex, assignment } = relaying;
+        let before = (duplex.bytes_up, duplex.bytes_down);
+        let progress = duplex.drive(&mut self.scratch, BYTES_PER_DIRECTION, now);
+        let (up, down) = (duplex.bytes_up - before.0, duplex.bytes_down - before.1);
+        self.counters.bytes_up += up;
+        self.counters.bytes_down += down;
+        self.pool.moved(assignment, up, down);
+        (progress, up + down)
+    }
+
+    /// Counts and reports a client that reached no backend.
+    pub(crate) fn refused(
+        &mut self,
+        client: &ClientInfo,
+        error: Option<&std::io::Error>,
+        reason: EndReason,
+        now: Instant,
+    ) {
+        self.counters.dialling -= 1;
+        self.counters.refused.count(reason);
+        if reason == EndReason::NoBackend {
+            self.log_whether_served(); // not before, if no update has come yet
+        }
+        let ended = Ended {
+            client: client.observed(),
+            backend: None,
+            lasted: now.saturating_duration_since(client.accepted_at),
+            bytes_up: 0,
+            bytes_down: 0,
+            reason,
+            error,
+        };
+        self.report_end(client, &ended);
+    }
+
+    /// Counts and reports a pair that was relaying.
+    pub(crate) fn ended(
+        &mut self,
+        client: &ClientInfo,
+        relaying: &Relaying,
+        reason: EndReason,
+        now: Instant,
+    ) {
+        self.counters.open -= 1;
+        self.counters.ended.count(reason);
+        let Relaying { assignment, duplex } = relaying;
+        let ended = Ended {
+            client: client.observed(),
+            backend: Some((assignment.key(), assignment.target_name())),
+            lasted: now.saturating_duration_since(client.accepted_at),
+            bytes_up: duplex.bytes_up,
+            bytes_down: duplex.bytes_down,
+            reason,
+            error: duplex.failure(),
+        };
+        self.report_end(client, &ended);
+    }
+
+    fn report_end(&mut self, client: &ClientInfo, ended: &Ended<'_>) {
+        debug!("client {} ({}): {}", client.id, client.addr, ended.reason);
+        self.observer.ended(ended);
+    }
+}

@@ -1,0 +1,331 @@
+//! Dialling (C5), and what backends may be (C1).
+
+use std::io::ErrorKind;
+
+use super::rig::*;
+
+use super::super::*;
+use crate::testing::script::{Act, Script};
+
+#[test]
+fn c5_2_a_spurious_event_connects_nothing_and_a_true_one_does() {
+    let backend = Scripted::new("a").then(Ok(Script::new().connect([Ok(false), Ok(false)])));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    let dialled = backend.dialled().pop().unwrap();
+    rig.event(&dialled, Readiness::READ_WRITE);
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), [""; 0]);
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), ["0 connected a"]);
+}
+
+#[test]
+fn c1_2_what_a_handshake_has_read_along_the_way_is_asked_for_without_an_event_of_it() {
+    let backend = Scripted::new("a").then(Ok(Script::new().reads([Act::Data(b"early".to_vec())])));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, _) = rig.pair(Script::new(), &backend);
+    assert_eq!(client.written(), b"early");
+}
+
+#[test]
+fn c5_1_no_byte_is_read_from_a_client_without_a_backend() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = rig.client(Script::new().reads([Act::Data(b"early".to_vec())]));
+    rig.event(&client, READABLE);
+    assert_eq!(client.reads(), 0);
+}
+
+#[test]
+fn c5_2_each_attempt_and_all_together_have_their_limits() {
+    let (a, b, c, d) =
+        (Scripted::new("a"), Scripted::new("b"), Scripted::new("c"), Scripted::new("d"));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b), ("c", &c), ("d", &d)]);
+    let client = rig.client(Script::new());
+    assert_eq!(rig.pass(5 * SECOND - Duration::from_nanos(1)), Some(Duration::from_nanos(1)));
+    assert_eq!(rig.notes.take(), [""; 0]);
+    assert_eq!(rig.pass(Duration::from_nanos(1)), Some(5 * SECOND));
+    assert_eq!(rig.notes.take(), ["0 failed a/0: timed out"]);
+    assert!(a.dialled()[0].is_dropped());
+    assert_eq!(a.dialled()[0].token(), None, "still registered");
+    rig.pass(5 * SECOND);
+    assert_eq!(rig.notes.take(), ["0 failed b/0: timed out"]);
+    assert_eq!(rig.pass(5 * SECOND), None);
+    assert_eq!(rig.notes.take(), ["0 failed c/0: timed out", "0 ended: dial limit"]);
+    assert!(client.is_aborted() && client.is_dropped() && d.dialled().is_empty());
+}
+
+#[test]
+fn c5_2_the_dial_limit_ends_an_attempt_that_has_time_left_and_does_not_blame_the_backend() {
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    let mut rig =
+        Rig::with(Limits { dial_limit: 7 * SECOND, ..LIMITS }, 9, &[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    assert_eq!(rig.pass(5 * SECOND), Some(2 * SECOND));
+    rig.pass(2 * SECOND);
+    assert_eq!(rig.notes.take(), ["0 failed a/0: timed out", "0 ended: dial limit"]);
+    assert_eq!(rig.event_loop.stats(rig.now).backends[1].usage.dial_failures, 0);
+}
+
+#[test]
+fn c5_2_an_error_that_its_event_told_of_fails_the_attempt_though_it_can_be_taken_only_once() {
+    let a = Scripted::new("a").then(Ok(Script::new().connect([Ok(false)])));
+    let b = Scripted::new("b").then(connects());
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    let dialled = a.dialled().pop().unwrap();
+    dialled.then_error(ErrorKind::ConnectionRefused);
+    rig.event(&dialled, Readiness { error: true, ..Readiness::READ_WRITE });
+    assert_eq!(rig.notes.take(), ["0 failed a/0: connection refused"]);
+    assert_eq!((dialled.is_dropped(), dialled.token(), b.dialled().len()), (true, None, 1));
+}
+
+#[test]
+fn c5_2_a_connect_that_would_block_or_is_interrupted_goes_on() {
+    let checks = [Err(ErrorKind::WouldBlock), Err(ErrorKind::Interrupted), Ok(true)];
+    let backend = Scripted::new("a").then(Ok(Script::new().connect(checks)));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    let dialled = backend.dialled().pop().unwrap();
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), [""; 0]);
+    rig.event(&dialled, Readiness::READ_WRITE);
+    assert_eq!(rig.notes.take(), ["0 connected a"]);
+}
+
+#[test]
+fn c5_2_time_outs_of_a_crowd_are_taken_in_pieces() {
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().extend((0..1000).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    rig.update(&[("a", &a), ("b", &b)]);
+    rig.now += LIMITS.connect_timeout;
+    let next = rig.turn(&[]);
+    assert!((1..500).contains(&rig.notes.take().len()), "all in one turn, or none");
+    assert!(next <= Some(rig.now), "the rest needs no event");
+    rig.settle(&[]);
+    assert_eq!(b.dialled().len(), 1000);
+}
+
+#[test]
+fn c5_2_the_dial_limit_holds_also_while_every_attempt_fails_at_once() {
+    let mut a = Scripted { addresses: 1000, ..Scripted::new("a") };
+    for _ in 0..1000 {
+        a = a.then(refused());
+    }
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.turn(&[(token::LISTENER, READABLE)]);
+    let accepted_at = rig.now;
+    while rig.event_loop.cx.counters.refused.total() == 0 {
+        rig.now += SECOND / 10; // the time of a turn that has much else to do
+        rig.turn(&[]);
+    }
+    assert!(
+        rig.now - accepted_at <= LIMITS.dial_limit + SECOND,
+        "after {:?}",
+        rig.now - accepted_at
+    );
+    assert_eq!(rig.notes.take().last().unwrap(), "0 ended: dial limit");
+}
+
+#[test]
+fn c1_4_the_addresses_of_a_backend_are_tried_in_turn_before_the_next_backend() {
+    let a = Scripted { addresses: 2, ..Scripted::new("a") }.then(refused()).then(refused());
+    let b = Scripted::new("b").then(connects());
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.pair(Script::new(), &b);
+    assert_eq!(
+        rig.notes.take(),
+        ["0 failed a/0: connection refused", "0 failed a/1: connection refused", "0 connected b"]
+    );
+}
+
+#[test]
+fn c5_3_each_candidate_is_tried_once_and_then_the_client_is_refused() {
+    let (a, b) = (Scripted::new("a").then(refused()), Scripted::new("b").then(refused()));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    let client = rig.client(Script::new());
+    assert_eq!(
+        rig.notes.take(),
+        [
+            "0 failed a/0: connection refused",
+            "0 failed b/0: connection refused",
+            "0 ended: backends failed"
+        ]
+    );
+    assert!(client.is_aborted());
+}
+
+#[test]
+fn c5_3_a_new_sets_candidates_are_tried_and_vanished_ones_are_not() {
+    let (a, b, c) = (Scripted::new("a"), Scripted::new("b"), Scripted::new("c"));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    let applied = rig.update(&[("c", &c)]);
+    assert_eq!((applied.closed, applied.cancelled), (0, 1));
+    assert!(a.dialled()[0].is_dropped());
+    assert_eq!(a.dialled()[0].token(), None, "still registered");
+    assert_eq!((b.dialled().len(), c.dialled().len()), (0, 1));
+    assert_eq!(rig.update(&[]).cancelled, 1);
+    assert_eq!(rig.notes.take(), ["0 ended: no backend"]);
+}
+
+#[test]
+fn c5_3_two_keys_of_one_target_are_two_candidates() {
+    let a = Scripted::new("a").then(refused()).then(refused());
+    let mut rig = Rig::new(&[("k1", &a), ("k2", &a)]);
+    rig.client(Script::new());
+    assert_eq!(
+        rig.notes.take(),
+        [
+            "0 failed k1/0: connection refused",
+            "0 failed k2/0: connection refused",
+            "0 ended: backends failed"
+        ]
+    );
+}
+
+#[test]
+fn c5_4_a_client_that_resets_ends_its_dial_and_one_that_only_finished_does_not() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = rig.client(Script::new());
+    rig.event(&client, Readiness { readable: true, read_closed: true, ..Readiness::default() });
+    assert_eq!(rig.notes.take(), [""; 0]);
+    client.then_error(ErrorKind::ConnectionReset);
+    rig.event(&client, Readiness { error: true, ..Readiness::default() });
+    assert_eq!(rig.notes.take(), ["0 ended: client failed"]);
+    assert!(backend.dialled()[0].is_dropped());
+    assert_eq!(backend.dialled()[0].token(), None, "still registered");
+}
+
+#[test]
+fn c5_4_a_hang_up_counts_only_if_the_stream_bears_it_out() {
+    let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let still_there = rig.client(Script::new());
+    rig.event(&still_there, hang_up);
+    assert_eq!(rig.notes.take(), [""; 0]);
+    let gone = rig.client(Script::new().write_error(ErrorKind::BrokenPipe));
+    rig.event(&gone, hang_up);
+    assert_eq!(rig.notes.take(), ["1 ended: client failed"]);
+}
+
+#[test]
+fn c5_4_a_reset_is_noticed_whatever_the_stream_takes_its_events_for() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let client = rig.client(Script::new().translates());
+    client.then_error(ErrorKind::ConnectionReset);
+    rig.event(&client, Readiness { error: true, ..Readiness::READ_WRITE });
+    assert_eq!(rig.notes.take(), ["0 ended: client failed"]);
+}
+
+#[test]
+fn c5_5_local_failures_do_not_eject() {
+    let mut a = Scripted::new("a");
+    for _ in 0..10 {
+        a = a.then(Err(ErrorKind::AddrNotAvailable.into()));
+    }
+    let mut rig = Rig::new(&[("a", &a)]);
+    for _ in 0..10 {
+        rig.client(Script::new());
+    }
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.backends[0].usage.dial_failures, stats.backends[0].ejected), (10, false));
+    for _ in 0..3 {
+        a = a.then(refused());
+        rig.client(Script::new());
+    }
+    assert!(rig.event_loop.stats(rig.now).backends[0].ejected);
+}
+
+#[test]
+fn c5_5_a_backend_has_failed_if_any_of_its_addresses_has_for_a_reason_that_is_not_local() {
+    let (mut a, b) = (Scripted { addresses: 2, ..Scripted::new("a") }, Scripted::new("b"));
+    for _ in 0..3 {
+        a = a.then(Err(ErrorKind::AddrNotAvailable.into())).then(refused());
+    }
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    (0..6).for_each(|_| drop(rig.client(Script::new())));
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.backends[0].usage.dial_failures, stats.backends[0].ejected), (6, true));
+}
+
+#[test]
+fn c5_5_a_missing_route_is_local_only_if_dial_itself_says_so() {
+    let ejected = |dial: fn() -> io::Result<Script>| {
+        let a = (0..3).fold(Scripted::new("a"), |a, _| a.then(dial()));
+        let mut rig = Rig::new(&[("a", &a)]);
+        for _ in 0..3 {
+            rig.client(Script::new());
+            if let Some(dialled) = a.dialled().pop() {
+                rig.event(&dialled, Readiness::READ_WRITE);
+            }
+        }
+        rig.event_loop.stats(rig.now).backends[0].ejected
+    };
+    assert!(!ejected(|| Err(ErrorKind::NetworkUnreachable.into())));
+    assert!(ejected(|| Ok(Script::new().connect([Err(ErrorKind::NetworkUnreachable)]))));
+}
+
+#[test]
+fn c5_5_a_dial_to_its_keys_old_target_says_nothing_of_the_new_one() {
+    let (old, new) = (Scripted::new("old"), Scripted::new("new"));
+    let mut rig = Rig::new(&[("k", &old)]);
+    for _ in 0..3 {
+        rig.client(Script::new());
+    }
+    rig.update(&[("k", &new), ("other", &old)]); // so that the dials go on
+    for dialled in old.dialled() {
+        dialled.then_error(ErrorKind::ConnectionRefused);
+        rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
+    }
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.backends[0].usage.dial_failures, stats.backends[0].ejected), (3, false));
+}
+
+#[test]
+fn c5_5_a_dial_limit_that_ends_an_attempt_with_its_full_time_counts_against_the_backend() {
+    let a = Scripted::new("a");
+    let mut rig = Rig::with(
+        Limits { connect_timeout: SECOND, dial_limit: SECOND, ..LIMITS },
+        99,
+        &[("a", &a)],
+    );
+    for _ in 0..3 {
+        rig.client(Script::new());
+        rig.pass(SECOND);
+    }
+    assert!(rig.event_loop.stats(rig.now).backends[0].ejected);
+}
+
+#[test]
+fn c5_2_who_waits_for_a_descriptor_is_not_dialled_for_after_the_dial_limit_however_much_else_is_due()
+ {
+    const CROWD: usize = 1000;
+    let a = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &a)]);
+    (0..CROWD).for_each(|_| drop(rig.client(Script::new())));
+    a.dials.lock().unwrap().push_back(Err(shortage()));
+    rig.client(Script::new());
+    assert_eq!((a.dialled().len(), rig.event_loop.fd_waiters.len()), (CROWD, 1));
+    rig.pass(LIMITS.dial_limit); // the loop was held up
+    assert_eq!(a.dialled().len(), CROWD);
+    assert_eq!(rig.event_loop.cx.counters.refused.of(EndReason::DialLimit), CROWD as u64 + 1);
+}
+
+#[test]
+fn c5_2_who_got_a_descriptor_at_last_has_the_connect_timeout_for_the_dial() {
+    let backend = Scripted::new("a").then(Err(shortage()));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    let pause = rig.pass(Duration::ZERO).unwrap();
+    assert_eq!(rig.pass(pause), Some(LIMITS.connect_timeout));
+    rig.pass(LIMITS.connect_timeout);
+    assert_eq!(rig.notes.take(), ["0 failed a/0: timed out", "0 ended: backends failed"]);
+}

@@ -1,0 +1,8 @@
+//! Whole turns without a socket, a file for each chapter of the contract.
+
+mod accepting;
+mod dialling;
+mod relaying;
+mod rig;
+mod running;
+mod updates;

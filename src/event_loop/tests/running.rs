@@ -1,0 +1,113 @@
+//! Running and stopping (C7), and slots of the pair table (C9).
+
+use super::rig::*;
+
+use super::super::*;
+use crate::backend::BackendSet;
+use crate::error::Error;
+use crate::testing::script::{Act, Script};
+
+#[test]
+fn c7_2_the_end_closes_what_is_still_to_be_closed() {
+    let Removal { mut rig, victims, update, .. } = removal_of_a_crowd();
+    rig.turn(COMMANDED);
+    rig.control.shutdown().unwrap();
+    rig.turn(COMMANDED);
+    assert!(rig.event_loop.is_over());
+    assert_eq!(update.poll().unwrap().unwrap().closed, 300);
+    assert!(victims.iter().all(|(client, backend)| client.is_dropped() && backend.is_dropped()));
+}
+
+#[test]
+fn a_stale_event_does_not_reach_the_slots_next_tenant() {
+    let backend = Scripted::new("a").then(connects()).then(Ok(Script::new().connect([Ok(false)])));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new(), &backend);
+    let (stale_client, stale_server) = (client.token().unwrap(), server.token().unwrap());
+    rig.update(&[]);
+    rig.update(&[("a", &backend)]);
+    let index_pair = rig.client(Script::new().reads([Act::Data(b"x".to_vec())]));
+    assert_ne!(index_pair.token(), Some(stale_client));
+    rig.settle(&[(stale_client, Readiness::READ_WRITE), (stale_server, Readiness::READ_WRITE)]);
+    rig.settle(&[(stale_server, Readiness::READ_WRITE)]);
+    assert_eq!((index_pair.reads(), rig.event_loop.cx.counters.dialling), (0, 1));
+}
+
+#[test]
+fn events_of_a_pair_that_ended_in_the_same_batch_are_passed_over() {
+    let backend = Scripted::new("a").then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (client, server) = rig.pair(Script::new(), &backend);
+    let tokens = (client.token().unwrap(), server.token().unwrap());
+    client.then_reads([Act::End]);
+    server.then_reads([Act::End]);
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.settle(&[
+        (tokens.0, READABLE),
+        (tokens.1, READABLE),
+        (tokens.0, READABLE),
+        (token::LISTENER, READABLE),
+    ]);
+    assert_eq!(rig.notes.take(), ["0 connected a", "0 ended: finished"]);
+    assert!(client.is_dropped() && !client.is_aborted(), "an orderly end is no cut");
+    assert_eq!(rig.event_loop.cx.counters.dialling, 1);
+}
+
+#[test]
+fn c7_2_a_drain_lets_pairs_finish_and_cuts_the_rest_at_the_earlier_limit() {
+    let backend = Scripted::new("a").then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let (first, first_server) = rig.pair(Script::new(), &backend);
+    let (second, _) = rig.pair(Script::new(), &backend);
+    rig.control.drain(9 * SECOND).unwrap();
+    rig.settle(COMMANDED);
+    rig.control.drain(30 * SECOND).unwrap();
+    rig.settle(COMMANDED);
+    rig.client(Script::new());
+    assert_eq!(rig.event_loop.cx.counters.accepted, 2, "a draining balancer accepts nobody");
+    first.then_reads([Act::End]);
+    first_server.then_reads([Act::End]);
+    rig.settle(&[(first.token().unwrap(), READABLE), (first_server.token().unwrap(), READABLE)]);
+    assert!(!first.is_aborted() && !rig.event_loop.is_over());
+    assert_eq!(rig.pass(5 * SECOND), Some(4 * SECOND));
+    rig.pass(4 * SECOND);
+    assert!(rig.event_loop.is_over() && second.is_aborted());
+    assert_eq!(rig.notes.take().last().unwrap(), "1 ended: drain limit");
+}
+
+#[test]
+fn c7_2_a_drain_ends_as_soon_as_nobody_is_left() {
+    let mut rig = Rig::new(&[]);
+    rig.control.drain(Duration::MAX).unwrap();
+    rig.turn(COMMANDED);
+    assert!(rig.event_loop.is_over());
+}
+
+#[test]
+fn c7_4_whoever_waits_is_told_when_the_loop_is_dropped() {
+    let rig = Rig::new(&[]);
+    let update = rig.submit(&[]);
+    let control = rig.control.clone();
+    drop(rig.event_loop);
+    assert!(matches!(update.wait(), Err(Error::Stopped)));
+    assert!(matches!(control.update(BackendSet::new()), Err(Error::Stopped)));
+    assert!(matches!(control.stats(), Err(Error::Stopped)));
+    assert!(control.shutdown().is_ok() && control.drain(SECOND).is_ok());
+}
+
+#[test]
+fn c7_4_the_loops_own_thread_does_not_wait_for_itself() {
+    let rig = Rig::new(&[]); // whose turns run on this thread
+    let update = rig.submit(&[]);
+    assert!(matches!(update.wait(), Err(Error::OwnThread)));
+    assert!(matches!(update.wait_timeout(SECOND), Err(Error::OwnThread)));
+    assert!(matches!(rig.control.stats(), Err(Error::OwnThread)));
+}
+
+#[test]
+fn c9_1_an_idle_pair_asks_for_no_turn() {
+    let backend = Scripted::new("a").then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.pair(Script::new(), &backend);
+    assert_eq!(rig.pass(LIMITS.connect_timeout), None);
+}

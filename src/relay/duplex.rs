@@ -1,0 +1,105 @@
+//! Both directions between a client and its backend, and what happens to them when a side fails.
+
+use std::io;
+use std::time::Instant;
+
+use super::{Direction, Drive, Side};
+use crate::stats::EndReason;
+
+/// The two sides of a pair, and both directions between them.
+pub(crate) struct Duplex {
+    client: Side,
+    backend: Side,
+    upload: Direction,
+    download: Direction,
+    pub(crate) bytes_up: u64,
+    pub(crate) bytes_down: u64,
+    /// When a byte moved last, or the first of the streams ended.
+    active_at: Instant,
+}
+
+/// What came of driving a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// An event will tell when there is more to do.
+    Waiting,
+    /// There is more to do, in a later turn.
+    Unfinished,
+    /// The pair is to be closed.
+    Over(EndReason),
+}
+
+impl Duplex {
+    /// Joins two sides. The backend gets the preface first.
+    pub(crate) fn new(client: Side, backend: Side, preface: Vec<u8>, now: Instant) -> Self {
+        Self {
+            client,
+            backend,
+            upload: Direction::new(preface),
+            download: Direction::new(Vec::new()),
+            bytes_up: 0,
+            bytes_down: 0,
+            active_at: now,
+        }
+    }
+
+    pub(crate) fn client_mut(&mut self) -> &mut Side {
+        &mut self.client
+    }
+
+    pub(crate) fn backend_mut(&mut self) -> &mut Side {
+        &mut self.backend
+    }
+
+    /// Returns the error that a side has met, the client's first.
+    pub(crate) fn failure(&self) -> Option<&io::Error> {
+        self.client.failure().or(self.backend.failure())
+    }
+
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.upload.has_finished() || self.download.has_finished()
+    }
+
+    pub(crate) fn active_at(&self) -> Instant {
+        self.active_at
+    }
+
+    /// Returns the client's side and the backend's, to be closed.
+    pub(crate) fn into_sides(self) -> (Side, Side) {
+        (self.client, self.backend)
+    }
+
+    /// Moves bytes both ways until both directions are blocked or have spent the budget.
+    pub(crate) fn drive(&mut self, scratch: &mut [u8], budget: usize, now: Instant) -> Progress {
+        let before = (self.bytes_up + self.bytes_down, self.is_half_closed());
+        let progress = self.drive_both(scratch, budget);
+        if (self.bytes_up + self.bytes_down, self.is_half_closed()) != before {
+            self.active_at = now;
+        }
+        progress
+    }
+
+    fn drive_both(&mut self, scratch: &mut [u8], budget: usize) -> Progress {
+        let Self { client, backend, upload, download, bytes_up, bytes_down, .. } = self;
+        loop {
+            let failed_before = (client.has_failed(), backend.has_failed());
+            let is_last = download.has_ended();
+            let up = upload.drive(client, backend, scratch, budget, bytes_up, is_last);
+            let is_last = upload.has_ended();
+            let down = download.drive(backend, client, scratch, budget, bytes_down, is_last);
+            return match (client.has_failed(), backend.has_failed()) {
+                // What a side had sent before it failed is passed on as far as the other takes it.
+                failed if failed != failed_before => continue,
+                (true, _) if up == Drive::Unfinished => Progress::Unfinished,
+                (_, true) if down == Drive::Unfinished => Progress::Unfinished,
+                (true, _) => Progress::Over(EndReason::ClientFailed),
+                (_, true) => Progress::Over(EndReason::BackendFailed),
+                (false, false) => match (up, down) {
+                    (Drive::Ended, Drive::Ended) => Progress::Over(EndReason::Finished),
+                    (Drive::Unfinished, _) | (_, Drive::Unfinished) => Progress::Unfinished,
+                    _ => Progress::Waiting,
+                },
+            };
+        }
+    }
+}

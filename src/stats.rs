@@ -1,0 +1,362 @@
+//! Counters: the snapshot of a running balancer, what an update did, and the summary of a run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::iter::Sum;
+use std::mem;
+use std::ops::AddAssign;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a client's connection ended.
+///
+/// Shown as words (`target removed`); [`as_str`](Self::as_str) returns a label for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// Both sides ended their streams in an orderly way.
+    Finished,
+    /// The backend reset the connection, or it failed on the backend's side.
+    BackendFailed,
+    /// An update removed its target.
+    TargetRemoved,
+    /// No byte moved for [`idle_timeout`](crate::Builder::idle_timeout).
+    IdleTimeout,
+    /// One direction had ended, and no byte moved for
+    /// [`half_closed_timeout`](crate::Builder::half_closed_timeout).
+    HalfClosedTimeout,
+    /// The client reset the connection, or it failed on the client's side.
+    ClientFailed,
+    /// The time limit of [`update_draining`](crate::Control::update_draining) or
+    /// [`drain`](crate::Control::drain) ran out.
+    DrainLimit,
+    /// The balancer was shut down.
+    Shutdown,
+    /// Refused: the backend set is empty.
+    NoBackend,
+    /// Refused: every backend was tried and failed.
+    BackendsFailed,
+    /// Refused: no backend was reached within [`dial_limit`](crate::Builder::dial_limit).
+    DialLimit,
+    /// Refused: this machine could not take the connection on, for example because it ran out of
+    /// memory.
+    LocalFailure,
+}
+
+impl EndReason {
+    /// Every reason.
+    pub const ALL: &'static [Self] = &[
+        Self::Finished,
+        Self::BackendFailed,
+        Self::TargetRemoved,
+        Self::IdleTimeout,
+        Self::HalfClosedTimeout,
+        Self::ClientFailed,
+        Self::DrainLimit,
+        Self::Shutdown,
+        Self::NoBackend,
+        Self::BackendsFailed,
+        Self::DialLimit,
+        Self::LocalFailure,
+    ];
+
+    /// The reasons for which a client that had reached a backend ends, counted in
+    /// [`Stats::ended`]: those from `Finished` to `Shutdown`.
+    pub const ENDED: &'static [Self] = Self::ALL.split_at(8).0;
+
+    /// The reasons for which a client ends that never reached a backend, counted in
+    /// [`Stats::refused`]: those from `ClientFailed` to `LocalFailure`.
+    pub const REFUSED: &'static [Self] = Self::ALL.split_at(5).1;
+
+    /// Returns a stable label in snake case, such as `target_removed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::BackendFailed => "backend_failed",
+            Self::TargetRemoved => "target_removed",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfClosedTimeout => "half_closed_timeout",
+            Self::ClientFailed => "client_failed",
+            Self::DrainLimit => "drain_limit",
+            Self::Shutdown => "shutdown",
+            Self::NoBackend => "no_backend",
+            Self::BackendsFailed => "backends_failed",
+            Self::DialLimit => "dial_limit",
+            Self::LocalFailure => "local_failure",
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.as_str().replace('_', " "))
+    }
+}
+
+/// The number of ended connections, by reason.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct EndCounts {
+    counts: [u64; EndReason::ALL.len()],
+}
+
+impl EndCounts {
+    /// Returns how many connections ended for this reason.
+    pub fn of(&self, reason: EndReason) -> u64 {
+        self.counts[reason as usize]
+    }
+
+    /// Returns how many connections ended, for any reason.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Returns the reasons that occurred, each with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (EndReason, u64)> + '_ {
+        EndReason::ALL
+            .iter()
+            .map(|&reason| (reason, self.of(reason)))
+            .filter(|(_, count)| *count > 0)
+    }
+
+    pub(crate) fn count(&mut self, reason: EndReason) {
+        self.counts[reason as usize] += 1;
+    }
+
+    fn add_counts(&mut self, counts: [u64; EndReason::ALL.len()]) {
+        self.counts.iter_mut().zip(counts).for_each(|(count, other)| *count += other);
+    }
+}
+
+/// Shows a map from the reasons that occurred to their counts.
+impl fmt::Debug for EndCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// One consistent snapshot of a balancer's counters.
+///
+/// The counters add up: `accepted == refused.total() + ended.total() + dialling + open`; `open` is
+/// the sum over `backends` and `departed`, and so are the bytes.
+///
+/// Snapshots of several balancers can be summed. Backends with the same key become one, with the
+/// target name and state of the right-hand side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Clients accepted since the start.
+    pub accepted: u64,
+    /// Clients whose backend is not connected yet.
+    pub dialling: u64,
+    /// Clients connected to a backend now.
+    pub open: u64,
+    /// Clients that ended before they reached a backend.
+    pub refused: EndCounts,
+    /// Clients that ended after they had reached a backend.
+    pub ended: EndCounts,
+    /// Bytes written to backends so far, those of open connections included.
+    pub bytes_up: u64,
+    /// Bytes written to clients so far, those of open connections included.
+    pub bytes_down: u64,
+    /// The backends of the set, in key order.
+    pub backends: Vec<BackendStats>,
+    /// The sum over keys that are no longer in the set. A key that comes back starts at zero.
+    pub departed: Usage,
+}
+
+impl Stats {
+    /// Returns the counters of one backend of the set.
+    pub fn backend(&self, key: &str) -> Option<&BackendStats> {
+        let index = self.backends.binary_search_by(|backend| (*backend.key).cmp(key)).ok()?;
+        self.backends.get(index)
+    }
+
+    fn add_backends(&mut self, backends: Vec<BackendStats>) {
+        let mut by_key = BTreeMap::<Arc<str>, BackendStats>::new();
+        for mut backend in mem::take(&mut self.backends).into_iter().chain(backends) {
+            if let Some(earlier) = by_key.remove(&backend.key) {
+                backend.dialling += earlier.dialling;
+                backend.usage += earlier.usage;
+            }
+            by_key.insert(backend.key.clone(), backend);
+        }
+        self.backends = by_key.into_values().collect();
+    }
+}
+
+/// The counters of one backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackendStats {
+    /// Its key.
+    pub key: Arc<str>,
+    /// The present target name of the key. Connections made under an earlier one count here too.
+    pub target_name: Arc<str>,
+    /// Clients that are being connected to it, now.
+    pub dialling: u64,
+    /// Whether it is ejected after failed dials: skipped while others are left.
+    pub ejected: bool,
+    /// Its connections, failures and bytes.
+    pub usage: Usage,
+}
+
+/// The connections, failures and bytes of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Clients connected to it now.
+    pub open: u64,
+    /// Clients connected to it so far.
+    pub total: u64,
+    /// Failed dials, one for each address tried.
+    pub dial_failures: u64,
+    /// Bytes written to it.
+    pub bytes_up: u64,
+    /// Bytes from it that were written to clients.
+    pub bytes_down: u64,
+}
+
+/// What an update did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// Connections closed because their target is gone.
+    pub closed: usize,
+    /// Dials in flight cancelled because their target is gone. Their clients continue with other
+    /// backends, or are refused if none is left.
+    pub cancelled: usize,
+    /// Connections to targets that are gone that may still finish, because of an
+    /// [`update_draining`](crate::Control::update_draining).
+    pub draining: usize,
+    /// Backends in the set that is now in force.
+    pub backends: usize,
+}
+
+/// What a balancer did from its start to its end. In a sum, `ran_for` is the longest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// How long it ran.
+    pub ran_for: Duration,
+    /// Clients accepted: `refused.total() + ended.total()`.
+    pub accepted: u64,
+    /// Clients that ended before they reached a backend.
+    pub refused: EndCounts,
+    /// Clients that ended after they had reached a backend.
+    pub ended: EndCounts,
+    /// Bytes written to backends.
+    pub bytes_up: u64,
+    /// Bytes written to clients.
+    pub bytes_down: u64,
+    /// How often the set was replaced. Updates applied in one step count once.
+    pub updates: u64,
+}
+
+/// Implements `+=`, which adds each field or merges it in the way given, and `Sum`. A field that is
+/// not listed does not compile.
+macro_rules! impl_sum {
+    ($type:ident { $($added:ident),* $(; $field:ident => $merge:expr)? }) => {
+        impl AddAssign for $type {
+            fn add_assign(&mut self, other: Self) {
+                let Self { $($added,)* $($field)? } = other;
+                $(self.$added += $added;)*
+                $($merge(self, $field);)?
+            }
+        }
+
+        impl Sum for $type {
+            fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+                items.fold(Self::default(), |mut sum, item| {
+                    sum += item;
+                    sum
+                })
+            }
+        }
+    };
+}
+
+impl_sum!(EndCounts { ; counts => Self::add_counts });
+impl_sum!(Usage { open, total, dial_failures, bytes_up, bytes_down });
+impl_sum!(Applied { closed, cancelled, draining, backends });
+impl_sum!(Stats {
+    accepted, dialling, open, refused, ended, bytes_up, bytes_down, departed;
+    backends => Self::add_backends
+});
+impl_sum!(Summary {
+    accepted, refused, ended, bytes_up, bytes_down, updates;
+    ran_for => |sum: &mut Self, ran_for| sum.ran_for = sum.ran_for.max(ran_for)
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_count_of_its_own() {
+        for (position, reason) in EndReason::ALL.iter().copied().enumerate() {
+            assert_eq!(reason as usize, position);
+            let mut counts = EndCounts::default();
+            counts.count(reason);
+            assert_eq!((counts.of(reason), counts.total()), (1, 1));
+            assert_eq!(counts.iter().collect::<Vec<_>>(), [(reason, 1)]);
+            assert_eq!(format!("{counts:?}"), format!("{{{reason:?}: 1}}"));
+        }
+    }
+
+    #[test]
+    fn c8_4_each_reason_has_a_label_and_words() {
+        let labels: std::collections::BTreeSet<_> =
+            EndReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(labels.len(), EndReason::ALL.len());
+        assert_eq!(EndReason::HalfClosedTimeout.as_str(), "half_closed_timeout");
+        assert_eq!(EndReason::HalfClosedTimeout.to_string(), "half closed timeout");
+    }
+
+    #[test]
+    fn c8_1_reasons_to_end_and_to_refuse_overlap_where_either_may_happen() {
+        use EndReason::{BackendFailed, ClientFailed, Finished, LocalFailure, NoBackend, Shutdown};
+        assert_eq!((EndReason::ENDED[0], EndReason::ENDED.last()), (Finished, Some(&Shutdown)));
+        assert_eq!(EndReason::REFUSED[0], ClientFailed);
+        assert_eq!(EndReason::REFUSED.last(), Some(&LocalFailure));
+        assert!(!EndReason::REFUSED.contains(&BackendFailed));
+        assert!(!EndReason::ENDED.contains(&NoBackend));
+    }
+
+    #[test]
+    fn c8_1_snapshots_of_several_balancers_add_up() {
+        let backend = |key: &str, target_name: &str, open| BackendStats {
+            key: key.into(),
+            target_name: target_name.into(),
+            dialling: open,
+            ejected: open > 1,
+            usage: Usage { open, total: 10 * open, ..Usage::default() },
+        };
+        let mut refused = EndCounts::default();
+        refused.count(EndReason::NoBackend);
+        let shard =
+            |backends| Stats { accepted: 5, open: 3, refused, backends, ..Stats::default() };
+        let sum: Stats = [
+            shard(vec![backend("a", "old", 1), backend("c", "t", 1)]),
+            shard(vec![backend("a", "new", 2), backend("b", "t", 1)]),
+        ]
+        .into_iter()
+        .sum();
+        assert_eq!((sum.accepted, sum.open, sum.refused.of(EndReason::NoBackend)), (10, 6, 2));
+        let mut a = backend("a", "new", 3);
+        a.usage.total = 30;
+        assert_eq!(sum.backends, [a, backend("b", "t", 1), backend("c", "t", 1)]);
+    }
+
+    #[test]
+    fn c8_1_the_longest_run_is_that_of_all() {
+        let ran_for = |secs| Summary {
+            ran_for: Duration::from_secs(secs),
+            updates: secs,
+            ..Summary::default()
+        };
+        assert_eq!(
+            [1, 3, 2].map(ran_for).into_iter().sum::<Summary>(),
+            Summary { updates: 6, ..ran_for(3) }
+        );
+    }
+}
