@@ -79,7 +79,7 @@ fn c8_3_c4_1_starts_stops_and_changes_are_told_once_and_clients_and_bytes_never(
     assert_told(&balancer, &[&changed]);
     balancer.update(BackendSet::new());
     assert_aborted(&mut client);
-    let one_closed = "closed 1 connections, cancelled 0 dials, 0 connections draining";
+    let one_closed = "closed 1 connection, cancelled 0 dials, 0 connections draining";
     assert_told(&balancer, &[&format!("INFO 0 backends (removed b, c); {one_closed}"), warning]);
 
     balancer.control.shutdown().unwrap();

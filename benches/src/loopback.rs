@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 const BACKLOG: i32 = 4096;
 
 /// Listens at all of them, on one port.
-pub(crate) fn listener() -> TcpListener {
+pub fn listener() -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into()).unwrap();
     socket.listen(BACKLOG).unwrap();
@@ -20,7 +20,7 @@ pub(crate) fn listener() -> TcpListener {
 }
 
 /// The first so many, each with this port.
-pub(crate) fn addrs(count: u32, port: u16) -> Vec<SocketAddr> {
+pub fn addrs(count: u32, port: u16) -> Vec<SocketAddr> {
     let first = Ipv4Addr::LOCALHOST.to_bits();
     (first..first + count).map(|addr| (Ipv4Addr::from_bits(addr), port).into()).collect()
 }

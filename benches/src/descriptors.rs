@@ -6,7 +6,7 @@ use std::thread;
 /// Starts a thread with a table of descriptors of its own, and with it a limit of its own. (On Linux.)
 ///
 /// What is opened there must be used and dropped there.
-pub(crate) fn spawn_with_own(work: impl FnOnce() + Send + 'static) {
+pub fn spawn_with_own(work: impl FnOnce() + Send + 'static) {
     let (tell, separated) = mpsc::channel();
     thread::spawn(move || {
         #[cfg(target_os = "linux")]

@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 
 use tinylb::{BackendSet, Builder, Server, ServerThread, TcpBackend};
 
-use super::{loopback, tokio_twin};
+use crate::{loopback, tokio_twin};
 
 /// At how many addresses a balancer can be reached.
 const DOORS: u32 = 64;
 
 /// A way to the backends.
-pub(crate) struct Route {
-    pub(crate) name: &'static str,
+pub struct Route {
+    pub name: &'static str,
     /// Where clients connect.
     doors: Vec<SocketAddr>,
     /// Serves as long as the route is there.
@@ -22,7 +22,7 @@ pub(crate) struct Route {
 }
 
 /// Without a balancer, through the loop that people write by hand, and through tinylb with its default settings.
-pub(crate) fn all(backends: &[SocketAddr]) -> [Route; 3] {
+pub fn all(backends: &[SocketAddr]) -> [Route; 3] {
     [direct(backends), tokio(backends), tinylb("tinylb", Server::builder(), backends)]
 }
 
@@ -38,7 +38,7 @@ fn tokio(backends: &[SocketAddr]) -> Route {
     Route { name: "tokio", doors: loopback::addrs(DOORS, port), _balancer: None }
 }
 
-pub(crate) fn tinylb(name: &'static str, settings: Builder, backends: &[SocketAddr]) -> Route {
+pub fn tinylb(name: &'static str, settings: Builder, backends: &[SocketAddr]) -> Route {
     let with_keys =
         backends.iter().enumerate().map(|(n, &addr)| (format!("{n:05}"), TcpBackend::new(addr)));
     let server =
@@ -49,7 +49,7 @@ pub(crate) fn tinylb(name: &'static str, settings: Builder, backends: &[SocketAd
 
 impl Route {
     /// Where one client after the other connects, without an end.
-    pub(crate) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+    pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
         self.doors.iter().copied().cycle()
     }
 }

@@ -7,7 +7,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Serves for ever, on this thread alone: what it is compared with has one thread too.
-pub(crate) fn serve(listener: std::net::TcpListener, backends: &[SocketAddr]) -> io::Result<()> {
+pub fn serve(listener: std::net::TcpListener, backends: &[SocketAddr]) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {

@@ -16,7 +16,7 @@ const LISTENER: Token = Token(usize::MAX);
 const SCRATCH: usize = 512 * 1024;
 
 /// Serves for ever, on this thread alone.
-pub(crate) fn serve(listener: std::net::TcpListener, backends: &[SocketAddr]) -> io::Result<()> {
+pub fn serve(listener: std::net::TcpListener, backends: &[SocketAddr]) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut listener = TcpListener::from_std(listener);
     let poll = Poll::new()?;

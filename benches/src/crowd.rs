@@ -3,17 +3,17 @@
 use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use super::clients::{connect, exchange};
-use super::{descriptors, loopback};
+use crate::clients::{connect, exchange};
+use crate::{descriptors, loopback};
 
 /// Clients on a thread with descriptors of its own.
-pub(crate) struct Crowd {
+pub struct Crowd {
     orders: Sender<(u16, usize)>,
     done: Receiver<()>,
 }
 
 impl Crowd {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let (orders, received) = mpsc::channel();
         let (tell, done) = mpsc::channel();
         descriptors::spawn_with_own(move || obey(&received, &tell));
@@ -21,7 +21,7 @@ impl Crowd {
     }
 
     /// Has the clients leave, and so many others connect with this port. When this returns, each has been answered.
-    pub(crate) fn replace(&self, port: u16, clients: usize) {
+    pub fn replace(&self, port: u16, clients: usize) {
         self.orders.send((port, clients)).unwrap();
         self.done.recv().expect("a client has failed");
     }
@@ -37,7 +37,7 @@ fn obey(orders: &Receiver<(u16, usize)>, done: &Sender<()>) {
 }
 
 /// Connects so many clients with this port. When this returns, each has been answered.
-pub(crate) fn gather(port: u16, count: usize) -> Vec<TcpStream> {
+pub fn gather(port: u16, count: usize) -> Vec<TcpStream> {
     let mut addrs = loopback::addrs(64, port).into_iter().cycle().take(count);
     let mut clients = Vec::with_capacity(count);
     while clients.len() < count {
@@ -49,7 +49,7 @@ pub(crate) fn gather(port: u16, count: usize) -> Vec<TcpStream> {
 }
 
 /// Of these numbers of pairs those that there are descriptors for, and in place of larger ones as many as there are.
-pub(crate) fn sizes(wanted: &[usize]) -> Vec<usize> {
+pub fn sizes(wanted: &[usize]) -> Vec<usize> {
     const SPARE: u64 = 100;
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let most = (limit.saturating_sub(SPARE) / 2) as usize; // the balancer holds two for each pair

@@ -6,10 +6,10 @@ use std::net::TcpListener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{descriptors, loopback};
+use crate::{descriptors, loopback};
 
 /// Starts one on a thread of its own, at all addresses of the loopback network, and returns its port.
-pub(crate) fn start() -> u16 {
+pub fn start() -> u16 {
     let listener = loopback::listener();
     let port = listener.local_addr().unwrap().port();
     descriptors::spawn_with_own(|| serve(listener).unwrap());

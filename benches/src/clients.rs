@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MESSAGE: [u8; 64] = [42; 64];
 
 /// Connects one client with each address.
-pub(crate) fn connect(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<TcpStream> {
+pub fn connect(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<TcpStream> {
     let connect = |addr| {
         let client = TcpStream::connect(addr).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -21,7 +21,7 @@ pub(crate) fn connect(addrs: impl IntoIterator<Item = SocketAddr>) -> Vec<TcpStr
 }
 
 /// Has all clients send 64 bytes, and then all read the echo.
-pub(crate) fn exchange(clients: &[TcpStream]) {
+pub fn exchange(clients: &[TcpStream]) {
     for mut client in clients {
         client.write_all(&MESSAGE).unwrap();
     }
