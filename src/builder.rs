@@ -329,7 +329,9 @@ mod tests {
         for value in (101..=111).map(|number| number.to_string()) {
             assert!(shown.contains(&value), "{value} is not in {shown}");
         }
-        for value in ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true", "LeastConnections"] {
+        for value in
+            ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true", "LeastConnections"]
+        {
             assert!(shown.contains(value), "{value} is not in {shown}");
         }
     }

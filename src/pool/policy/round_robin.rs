@@ -83,13 +83,7 @@ pub(super) struct RoundRobin {
 
 impl Default for RoundRobin {
     fn default() -> Self {
-        Self {
-            turns: Vec::new(),
-            queue: None,
-            available_weight: 0,
-            now: Turn::START,
-            run: None,
-        }
+        Self { turns: Vec::new(), queue: None, available_weight: 0, now: Turn::START, run: None }
     }
 }
 

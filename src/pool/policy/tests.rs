@@ -9,8 +9,7 @@ use super::Policy;
 use crate::random::Random;
 
 fn least_connections(entries: &[&str]) -> Rig {
-    let settings =
-        PickSettings { policy: Policy::LeastConnections, ..PickSettings::default() };
+    let settings = PickSettings { policy: Policy::LeastConnections, ..PickSettings::default() };
     Rig::with(settings, 1, entries)
 }
 
@@ -231,8 +230,7 @@ fn c2_4_standing_in_for_another_for_long_is_not_paid_for_later() {
 #[test]
 fn c2_2_a_random_first_pick_is_kept_by_both_policies() {
     for policy in [Policy::RoundRobin, Policy::LeastConnections] {
-        let settings =
-            PickSettings { policy, random_first_pick: true, ..PickSettings::default() };
+        let settings = PickSettings { policy, random_first_pick: true, ..PickSettings::default() };
         let first = |seed| Rig::with(settings, seed, &["a*3", "b", "c*2"]).picks(1);
         let firsts: std::collections::BTreeSet<String> = (0..50).map(first).collect();
         assert_eq!(firsts.into_iter().collect::<String>(), "abc");
