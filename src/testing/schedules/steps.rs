@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::pool::Policy;
 use crate::random::Random;
 
 pub(crate) const KEYS: [&str; 4] = ["k0", "k1", "k2", "k3"];
@@ -12,6 +13,8 @@ pub(crate) const LARGEST: usize = 3 << 19;
 
 /// What a set names: a target for each key.
 pub(crate) type Names = BTreeMap<&'static str, &'static str>;
+/// The weights of its keys.
+pub(crate) type Weights = BTreeMap<&'static str, u32>;
 
 /// A life of the balancer, from its start to its end.
 #[derive(Clone, Debug)]
@@ -27,6 +30,7 @@ pub(crate) struct Setting {
     pub(crate) buffer_size: usize,
     /// After how many failed dials a backend is ejected; 0 for never.
     pub(crate) ejecting_failures: u32,
+    pub(crate) policy: Policy,
     /// Whether calls are interrupted by signals.
     pub(crate) interrupts: bool,
     /// Whether any call may fail.
@@ -86,6 +90,7 @@ pub(crate) enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) names: Names,
+    pub(crate) weights: Weights,
     /// Whether it drains what it does not name, and for how long.
     pub(crate) limit: Option<Duration>,
 }
@@ -99,6 +104,19 @@ impl Change {
     pub(crate) fn is_naming(&self, target: &str) -> bool {
         self.names.values().any(|named| *named == target)
     }
+
+    /// Whether a key that is not held names a target.
+    pub(crate) fn is_open(&self, target: &str) -> bool {
+        not_held(&self.names, &self.weights).any(|(_, named)| named == target)
+    }
+}
+
+/// The keys that may be given clients, with their targets.
+pub(crate) fn not_held<'a>(
+    names: &'a Names,
+    weights: &'a Weights,
+) -> impl Iterator<Item = (&'static str, &'static str)> + 'a {
+    names.iter().map(|(key, target)| (*key, *target)).filter(|(key, _)| weights[key] > 0)
 }
 
 /// What a peer does. A backend that has not answered yet is refused by a reset, and connected by all but `Alarm`.
@@ -201,6 +219,7 @@ impl Setting {
             },
             buffer_size: [1, 1000, 64 * 1024, 64 * 1024][dice.throw(4) as usize],
             ejecting_failures: [0, 1, 3, 3][dice.throw(4) as usize],
+            policy: [Policy::RoundRobin, Policy::LeastConnections][dice.throw(2) as usize],
             interrupts: dice.one_in(4),
             failures: dice.one_in(3),
             trickles: dice.one_in(6),
@@ -246,13 +265,19 @@ impl Action {
 
 impl Change {
     pub(crate) fn draw(dice: &mut impl Dice) -> Self {
-        let mut names = Names::new();
+        let (mut names, mut weights) = (Names::new(), Weights::new());
+        let is_weighted = dice.one_in(2);
         for key in KEYS {
             if !dice.one_in(3) {
                 names.insert(key, TARGETS[dice.throw(4) as usize]);
+                weights.insert(key, if is_weighted { dice.throw(5) as u32 } else { 1 });
             }
         }
-        Self { names, limit: dice.one_in(2).then(|| Duration::from_secs(1 + dice.throw(20))) }
+        Self {
+            names,
+            weights,
+            limit: dice.one_in(2).then(|| Duration::from_secs(1 + dice.throw(20))),
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::steps::{Change, KEYS, Names};
+use super::super::steps::{Change, KEYS, Names, Weights, not_held};
 use super::super::tally::tally;
 use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
 use crate::net::Readiness;
 use crate::observer::{BackendRef, Ended};
+use crate::pool::Policy;
 use crate::stats::{Applied, EndReason, Usage};
 
 pub(super) const LIMITS: Limits = Limits {
@@ -32,6 +33,7 @@ pub(super) const ACCEPTS_PER_TURN: usize = 64;
 pub(super) struct Host {
     /// The set in force.
     pub(super) set: Names,
+    pub(super) weights: Weights,
     /// The updates that are to be in force after the next turn's commands.
     pub(super) submitted: Vec<Change>,
     /// Those that were given in the course of a turn.
@@ -46,6 +48,10 @@ pub(super) struct Host {
     pub(super) is_abandoned: bool,
     /// The key served last.
     cursor: Option<&'static str>,
+    /// What was picked since the weights have been as they are.
+    picks: Vec<&'static str>,
+    /// A dial has failed: another backend had more turns than its own since.
+    pub(super) has_failed: bool,
     tenures: BTreeMap<&'static str, u64>,
     presences: BTreeMap<&'static str, u64>,
     /// A bound on how often in a row a key's target has failed: attempts, where the balancer counts backends.
@@ -62,19 +68,31 @@ pub(super) struct Host {
     removed: Vec<usize>,
     /// The sockets of dials that it has cancelled.
     pub(super) cancelled: Vec<usize>,
-    /// The same of updates in force that were not reported as applied yet.
-    unreported: VecDeque<(Vec<usize>, Vec<usize>)>,
+    /// The same of updates in force that were not reported as applied yet, and how many keys were
+    /// added, removed and changed.
+    unreported: VecDeque<(Vec<usize>, Vec<usize>, [usize; 3])>,
     pub(super) reports: Vec<Applied>,
 }
 
 impl Host {
     /// The set that governs what happens after the commands of the turn.
-    pub(super) fn next_set(&self) -> &Names {
-        self.submitted.last().map_or(&self.set, |change| &change.names)
+    fn next_set(&self) -> (&Names, &Weights) {
+        let next = self.submitted.last().map(|change| (&change.names, &change.weights));
+        next.unwrap_or((&self.set, &self.weights))
+    }
+
+    /// The keys that clients may be given then.
+    fn next_open(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        let (names, weights) = self.next_set();
+        not_held(names, weights)
     }
 
     pub(super) fn is_named(&self, target: &str) -> bool {
-        self.next_set().values().any(|named| *named == target)
+        self.next_set().0.values().any(|named| *named == target)
+    }
+
+    pub(super) fn is_open(&self, target: &str) -> bool {
+        self.next_open().any(|(_, named)| named == target)
     }
 
     /// The updates that were submitted are in force: something happens that comes after the commands of a turn.
@@ -87,7 +105,7 @@ impl Host {
         judge_removal(&changes, network);
         let open: BTreeSet<_> =
             network.connected().map(|(_, backend)| network.target(backend)).collect();
-        for Change { names, limit } in &changes {
+        for Change { names, limit, .. } in &changes {
             for target in &open {
                 match limit {
                     _ if names.values().any(|named| named == target) => {
@@ -104,7 +122,13 @@ impl Host {
             }
         }
         self.draining.retain(|target, _| open.contains(target));
-        let set = changes.into_iter().next_back().map(|change| change.names).unwrap_or_default();
+        let last = changes.into_iter().next_back();
+        let (set, weights) = last.map(|change| (change.names, change.weights)).unwrap_or_default();
+        let difference = self.difference(&set, &weights);
+        if weights != self.weights {
+            self.picks.clear();
+        }
+        self.weights = weights;
         for key in KEYS.into_iter().filter(|key| set.get(key) != self.set.get(key)) {
             *self.tenures.entry(key).or_default() += 1;
             self.failed_dials.retain(|(failed, _), _| *failed != key);
@@ -114,14 +138,31 @@ impl Host {
             self.departed += self.usage.remove(key).unwrap_or_default();
         }
         self.set = set;
-        self.unreported
-            .push_back((std::mem::take(&mut self.removed), std::mem::take(&mut self.cancelled)));
+        self.unreported.push_back((
+            std::mem::take(&mut self.removed),
+            std::mem::take(&mut self.cancelled),
+            difference,
+        ));
     }
 
-    /// Dials of targets that are gone or drain are cancelled, and what was to be dialled again is
+    /// How many keys another set adds, removes and changes.
+    fn difference(&self, set: &Names, weights: &Weights) -> [usize; 3] {
+        let is_changed = |key: &&&str| {
+            let key = **key;
+            (self.set.get(key), self.weights.get(key)) != (set.get(key), weights.get(key))
+        };
+        let kept = set.keys().filter(|key| self.set.contains_key(*key));
+        [
+            set.keys().filter(|key| !self.set.contains_key(*key)).count(),
+            self.set.keys().filter(|key| !set.contains_key(*key)).count(),
+            kept.filter(is_changed).count(),
+        ]
+    }
+
+    /// Dials of targets that are gone, drain or are held are cancelled, and what was to be dialled again is
     /// not. They do not count as tried.
     fn cancel_dials(&mut self, changes: &[Change], network: &mut Network) {
-        let is_kept = |target: &str| is_kept(changes, target);
+        let is_kept = |target: &str| keeps_dials(changes, target);
         for socket in network.live().collect::<Vec<_>>() {
             if let Socket { dial: Some(dial), connect, partner: Some(client), .. } =
                 network.sockets[socket]
@@ -131,6 +172,11 @@ impl Host {
                     network.forget_tried(client, dial);
                 }
                 continue;
+            }
+            let is_connected = network.is_connected(&network.sockets[socket]);
+            if !is_connected && network.sockets[socket].assigned.is_some_and(|d| !is_kept(d.target))
+            {
+                network.sockets[socket].assigned = None;
             }
             let half_tried = network.half_tried(socket);
             for dial in half_tried.into_iter().filter(|dial| !is_kept(dial.target)) {
@@ -143,6 +189,11 @@ impl Host {
         }
     }
 
+    /// Whether the updates that are to be in force leave the dials to a target alone.
+    pub(super) fn keeps_dials_to(&self, target: &str) -> bool {
+        keeps_dials(&self.submitted, target)
+    }
+
     fn cancel(&mut self, dial: Option<usize>, network: &mut Network) {
         if let Some(socket) = dial {
             network.sockets[socket].is_over = true;
@@ -150,30 +201,81 @@ impl Host {
         }
     }
 
-    /// A backend was picked for a client: the first after the one served last, but for those that the client has
-    /// tried or that may be ejected.
+    /// A backend was picked for a client: by the policy if it is the first for this client, or else in rotation order.
     pub(super) fn judge_pick(&mut self, key: &'static str, client: usize, network: &Network) {
-        let after = |cursor| self.set.range(cursor..).filter(move |(key, _)| **key != cursor);
-        let order: Vec<_> = match self.cursor {
-            Some(cursor) => after(cursor).chain(self.set.range(..=cursor)).collect(),
-            None => self.set.iter().collect(),
-        };
         let Socket { tried, busy, .. } = &network.sockets[client];
-        for (passed, target) in order.into_iter().take_while(|(passed, _)| **passed != key) {
-            let failed = self.failed_dials.get(&(*passed, *target)).copied().unwrap_or(0);
-            let limit = network.setting.ejecting_failures;
-            let may_be_ejected = limit > 0 && failed >= limit;
-            assert!(
-                may_be_ejected
-                    || busy.contains(&(*passed, *target))
-                    || tried.contains(&Dial { key: passed, target, attempt: 0 }),
-                "{passed} is passed over for {key}"
-            );
+        let mut weights = self.weights.values().filter(|weight| **weight > 0);
+        let first = weights.next();
+        let is_weighted = weights.any(|weight| Some(weight) != first);
+        self.picks.push(key);
+        match network.setting.policy {
+            _ if !tried.is_empty() => self.judge_order(key, client, network, |_| 0),
+            Policy::RoundRobin if is_weighted => self.judge_shares(),
+            Policy::RoundRobin => self.judge_order(key, client, network, |_| 0),
+            // In rotation order, or by load if it may try the busy ones again.
+            Policy::LeastConnections if !busy.is_empty() => {}
+            Policy::LeastConnections => self.judge_order(key, client, network, |(key, target)| {
+                let is_its = |(_, dial): &(&Socket, Dial)| dial.target == target;
+                // 12 is a multiple of all weights.
+                network.assigned().filter(is_its).count() as u32 * (12 / self.weights[key])
+            }),
         }
         self.cursor = Some(key);
     }
 
+    /// The backend of the least load was picked, the first of those after the one served last, but for those that the
+    /// client has tried or that may be ejected.
+    fn judge_order(
+        &self,
+        key: &str,
+        client: usize,
+        network: &Network,
+        load: impl Fn((&'static str, &'static str)) -> u32,
+    ) {
+        let Socket { tried, busy, .. } = &network.sockets[client];
+        let order = not_held(&self.set, &self.weights);
+        let (after, before): (Vec<_>, Vec<_>) =
+            order.partition(|(key, _)| self.cursor.is_none_or(|cursor| *key > cursor));
+        let order: Vec<_> = after.into_iter().chain(before).collect();
+        let picked = order.iter().position(|(open, _)| *open == key);
+        let picked = picked.expect("a held backend was picked");
+        for (place, &(passed, target)) in order.iter().enumerate() {
+            let failed = self.failed_dials.get(&(passed, target)).copied().unwrap_or(0);
+            let limit = network.setting.ejecting_failures;
+            let may_be_ejected = limit > 0 && failed >= limit;
+            let is_tried = tried.contains(&Dial { key: passed, target, attempt: 0 });
+            assert!(
+                may_be_ejected
+                    || is_tried
+                    || busy.contains(&(passed, target))
+                    || (load((passed, target)), place) >= (load(order[picked]), picked),
+                "{passed} is passed over for {key}"
+            );
+        }
+    }
+
+    /// As long as nothing fails, each backend has its share, and not much of it in a row.
+    fn judge_shares(&self) {
+        let Some(last) = self.picks.last().filter(|_| !self.has_failed) else { return };
+        let sum: u32 = self.weights.values().sum();
+        assert!(self.weights[last] > 0, "a held backend was picked");
+        for (key, weight) in &self.weights {
+            let count = self.picks.iter().filter(|picked| *picked == key).count() as u32;
+            let (served, share) = (count * sum, self.picks.len() as u32 * weight);
+            assert!(
+                served.abs_diff(share) <= 3 * sum,
+                "{key}, of {:?}: {:?}",
+                self.weights,
+                self.picks
+            );
+        }
+        let run = self.picks.iter().rev().take_while(|picked| *picked == last).count() as u32;
+        let weight = self.weights[last];
+        assert!(run <= weight.div_ceil(sum - weight), "{:?}: {:?}", self.weights, self.picks);
+    }
+
     pub(super) fn judge_failed_attempt(&mut self, dial: Dial, client: &Socket) {
+        self.has_failed = true;
         self.usage(dial.key, client).dial_failures += 1;
         *self.failed_dials.entry((dial.key, dial.target)).or_default() += 1;
     }
@@ -212,6 +314,9 @@ impl Host {
     /// A client has come to its end: it must be for a reason that fits.
     pub(super) fn judge_end(&mut self, client: usize, ended: &Ended<'_>, network: &mut Network) {
         assert!(self.ended.insert(ended.client.id), "ended twice");
+        if ended.reason == EndReason::Shutdown {
+            self.enforce(network); // updates come before the end
+        }
         assert!(self.fits(client, ended, network), "not a case of {:?}", ended.reason);
         let socket = &network.sockets[client];
         assert_eq!(ended.lasted, network.now - socket.began);
@@ -258,7 +363,7 @@ impl Host {
                 let socket = &network.sockets[*dial];
                 let target = network.target(*dial);
                 let is_dial = network.is_live(*dial) && socket.connect != Connect::Known;
-                is_dial && !self.submitted.is_empty() && !is_kept(&self.submitted, target)
+                is_dial && !self.submitted.is_empty() && !keeps_dials(&self.submitted, target)
             };
             self.cancel(network.sockets[client].partner.filter(is_cancelled), network);
         }
@@ -268,6 +373,7 @@ impl Host {
         }
         let counts = if backend.is_some() { &mut self.ends } else { &mut self.refusals };
         *counts.entry(ended.reason).or_default() += 1;
+        network.sockets[client].assigned = None;
         for socket in [Some(client), backend].into_iter().flatten() {
             network.sockets[socket].is_over = true;
             network.sockets[socket].is_unwatched = is_unwatched;
@@ -334,12 +440,11 @@ impl Host {
                 has_one_ended && active_at + LIMITS.half_closed_timeout <= now
             }
             EndReason::Shutdown => self.is_shut_down,
-            EndReason::NoBackend => self.next_set().is_empty(),
+            EndReason::NoBackend => self.next_open().next().is_none(),
             EndReason::BackendsFailed => {
-                let has_tried = |(key, target): (&&'static str, &&'static str)| {
-                    socket.tried.contains(&Dial { key, target, attempt: 0 })
-                };
-                !self.next_set().is_empty() && self.next_set().iter().all(has_tried)
+                let has_tried =
+                    |(key, target)| socket.tried.contains(&Dial { key, target, attempt: 0 });
+                self.next_open().next().is_some() && self.next_open().all(has_tried)
             }
             EndReason::DialLimit => socket.began + LIMITS.dial_limit <= now,
             EndReason::LocalFailure => socket.token.is_none(),
@@ -357,9 +462,10 @@ impl Host {
             assert_eq!(applied.draining, network.connected().filter(drains).count());
             assert_eq!(applied.backends, self.set.len());
         }
-        let (removed, cancelled) =
+        let (removed, cancelled, difference) =
             self.unreported.pop_front().expect("reported, and nothing was submitted");
         assert_eq!((applied.closed * 2, applied.cancelled), (removed.len(), cancelled.len()));
+        assert_eq!([applied.added, applied.removed, applied.changed], difference);
         assert!(
             removed.iter().chain(&cancelled).all(|&socket| network.sockets[socket].is_dropped),
             "reported before all is closed"
@@ -394,22 +500,22 @@ impl Host {
 }
 
 /// Whether a target may still be dialled after these updates.
-fn is_kept(changes: &[Change], target: &str) -> bool {
-    changes.last().is_some_and(|last| last.is_naming(target))
+fn keeps_dials(changes: &[Change], target: &str) -> bool {
+    changes.last().is_some_and(|last| last.is_open(target))
         && !changes.iter().any(|change| change.closes(target))
 }
 
 /// Updates are in force: whatever has lost its target by any of them is over, though the target may have come back.
 fn judge_removal(changes: &[Change], network: &Network) {
     let is_closed = |target: &str| changes.iter().any(|change| change.closes(target));
-    let is_named = |target: &str| changes.last().is_some_and(|last| last.is_naming(target));
+    let is_open = |target: &str| changes.last().is_some_and(|last| last.is_open(target));
     for socket in network.live() {
         let Socket { dial: Some(Dial { target, .. }), connect, .. } = network.sockets[socket]
         else {
             continue;
         };
         assert!(!is_closed(target), "goes on though its target was removed");
-        assert!(connect == Connect::Known || is_named(target), "still dialled though it drains");
+        assert!(connect == Connect::Known || is_open(target), "still dialled though it drains");
     }
 }
 

@@ -16,7 +16,7 @@ use mio::{Poll, Token};
 
 use self::event_queue::EventQueue;
 use self::host::{Host, LIMITS, SHORTAGE_PAUSE};
-use self::network::{Connect, Network, Socket};
+use self::network::{Connect, Dial, Network, Socket};
 use self::wire::{SimulatedListener, Witness, World};
 use super::steps::{Action, Change, Happening, Schedule, Setting, Step};
 use super::tally::tally;
@@ -88,12 +88,13 @@ impl Player {
             socket_options: SocketOptions::default(),
         };
         let ejection = Ejection { failures: setting.ejecting_failures, ..Ejection::default() };
+        let pick = PickSettings { policy: setting.policy, ejection, ..PickSettings::default() };
         let event_loop = EventLoop::new(
             config,
             poll.registry().try_clone().unwrap(),
             Box::new(SimulatedListener(world.clone())),
             receiver,
-            Pool::new(PickSettings { ejection, ..PickSettings::default() }, Random::new(0)),
+            Pool::new(pick, Random::new(0)),
             Box::new(Witness(world.clone())),
         );
         Self {
@@ -136,11 +137,11 @@ impl Player {
         if self.event_loop.is_over() {
             return; // hosts learn of it when the loop is dropped
         }
-        for Change { names, limit } in changes {
+        for change in changes {
             let set =
-                wire::backends(&self.world, names, self.setting.calls_in.then_some(&self.control));
-            let update = match limit {
-                Some(limit) => self.control.update_draining(set, *limit),
+                wire::backends(&self.world, change, self.setting.calls_in.then_some(&self.control));
+            let update = match change.limit {
+                Some(limit) => self.control.update_draining(set, limit),
                 None => self.control.update(set),
             };
             self.given.push(update.unwrap());
@@ -432,6 +433,13 @@ fn judge_counters(stats: &Stats, network: &Network, host: &Host) {
     for backend in &stats.backends {
         sum += backend.usage;
         assert_eq!(backend.usage, host.usage.get(&*backend.key).copied().unwrap_or_default());
+        let is_dialling = |(client, dial): &(&Socket, Dial)| {
+            let is_its = dial.key == &*backend.key && client.presence == host.presence(dial.key);
+            is_its && !network.is_connected(client)
+        };
+        let dialling = network.assigned().filter(is_dialling).count() as u64;
+        assert_eq!(backend.dialling, dialling, "dialling {}", backend.key);
+        assert_eq!(backend.weight, host.weights[&*backend.key]);
     }
     assert_eq!(
         (stats.open, stats.bytes_up, stats.bytes_down),

@@ -53,6 +53,9 @@ pub(super) struct Socket {
     pub(super) presence: u64,
     pub(super) began: Instant,
     pub(super) connect: Connect,
+    /// The first dial of the backend that a client was given, until that has failed or the client
+    /// is gone.
+    pub(super) assigned: Option<Dial>,
     /// The dials made for a client.
     pub(super) tried: BTreeSet<Dial>,
     /// The dial of a client that is to be made again, since it lacked a descriptor or a signal came.
@@ -199,6 +202,7 @@ impl Network {
             presence: 0,
             began: self.now,
             connect,
+            assigned: None,
             tried: BTreeSet::new(),
             repeats: None,
             lacks_descriptor: false,
@@ -290,6 +294,18 @@ impl Network {
                 Some((client, socket))
             }
             _ => None,
+        })
+    }
+
+    /// The clients that have been given a backend, with that, connected or not.
+    pub(super) fn assigned(&self) -> impl Iterator<Item = (&Socket, Dial)> + '_ {
+        let clients = self.live().map(|socket| &self.sockets[socket]);
+        clients.filter_map(|client| client.assigned.map(|dial| (client, dial)))
+    }
+
+    pub(super) fn is_connected(&self, client: &Socket) -> bool {
+        client.partner.is_some_and(|backend| {
+            self.is_live(backend) && self.sockets[backend].connect == Connect::Known
         })
     }
 

@@ -7,7 +7,7 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
 use super::super::pattern::bytes_of;
-use super::super::steps::{Change, Names};
+use super::super::steps::Change;
 use super::super::tally::tally;
 use super::host::{ACCEPTS_PER_TURN, Host, LIMITS, SHORTEST_SHARE};
 use super::network::{Connect, Dial, Network, Socket, attempts};
@@ -324,7 +324,8 @@ impl Drop for Wire {
         }
         let is_dial = socket.connect != Connect::Known && has_client && !socket.is_over;
         if let (Some(dial), Some(client)) = (socket.dial.filter(|_| is_dial), socket.partner) {
-            if !host.submitted.is_empty() {
+            // One that is kept has failed, which is told next.
+            if !host.submitted.is_empty() && !host.keeps_dials_to(dial.target) {
                 network.sockets[self.socket].is_over = true;
                 host.cancelled.push(self.socket); // as an update takes effect
                 network.paused_until = None; // there is room again
@@ -407,12 +408,15 @@ struct SimulatedBackend {
     control: Option<Control>,
 }
 
-/// The set that these names make.
-pub(super) fn backends(world: &World, names: &Names, control: Option<&Control>) -> BackendSet {
-    let node = |(key, target): (&&'static str, &&'static str)| {
-        (*key, SimulatedBackend { world: world.clone(), key, target, control: control.cloned() })
-    };
-    names.iter().map(node).collect()
+/// The set that a change makes.
+pub(super) fn backends(world: &World, change: &Change, control: Option<&Control>) -> BackendSet {
+    let mut set = BackendSet::new();
+    for (key, target) in &change.names {
+        let (world, control) = (world.clone(), control.cloned());
+        let backend = SimulatedBackend { world, key, target, control };
+        set.insert_weighted(*key, backend, change.weights[key]);
+    }
+    set
 }
 
 impl Backend for SimulatedBackend {
@@ -426,7 +430,7 @@ impl Backend for SimulatedBackend {
         let (network, host) = &mut *world;
         host.enforce(network);
         let client = client_of(request.client_addr());
-        assert!(network.is_live(client) && host.is_named(self.target), "nobody wants it");
+        assert!(network.is_live(client) && host.is_open(self.target), "nobody wants it");
         assert!(request.attempt() < self.attempts());
         let dial = Dial { key: self.key, target: self.target, attempt: request.attempt() };
         assert!(
@@ -436,6 +440,7 @@ impl Backend for SimulatedBackend {
         network.sockets[client].lacks_descriptor = false;
         if network.sockets[client].repeats.take() != Some(dial) && request.attempt() == 0 {
             host.judge_pick(self.key, client, network);
+            network.sockets[client].assigned = Some(dial);
             network.sockets[client].tenure = host.tenure(self.key);
             network.sockets[client].presence = host.presence(self.key);
         }
@@ -443,6 +448,8 @@ impl Backend for SimulatedBackend {
         network.sockets[client].busy.remove(&(self.key, self.target));
         if network.setting.busy && network.one_in(3) {
             tally("busy backends");
+            host.has_failed = true;
+            network.sockets[client].assigned = None;
             network.forget_tried(client, dial);
             network.sockets[client].busy.insert((self.key, self.target));
             return Err(ErrorKind::WouldBlock.into());
@@ -486,7 +493,7 @@ impl SimulatedBackend {
             host.submitted_meanwhile.push(change.clone());
             change
         };
-        let set = backends(&self.world, &change.names, Some(control));
+        let set = backends(&self.world, &change, Some(control));
         let given = match change.limit {
             Some(limit) => control.update_draining(set, limit),
             None => control.update(set),
@@ -548,16 +555,19 @@ impl Observer for Witness {
         };
         let dial = client.tried.iter().find(is_it).expect("failed, and was not tried");
         let backend = client.partner.map(|backend| &network.sockets[backend]);
-        let is_its = |backend: &&Socket| backend.dial == Some(*dial) && !backend.is_over;
-        if let Some(backend) = backend.filter(is_its) {
+        let (dial, partner) = (*dial, client.partner);
+        let is_its = |backend: &Socket| backend.dial == Some(dial) && !backend.is_over;
+        if let Some(backend) = backend.filter(|backend| is_its(backend)) {
             let has_failed = backend.is_broken || backend.connect == Connect::Refused;
             let is_late = backend.began + SHORTEST_SHARE <= network.now;
             assert!(has_failed || is_late, "given up before its time");
             assert!(has_failed || backend.connect != Connect::Up, "given up though connected");
         }
-        host.judge_failed_attempt(*dial, client);
-        if let Some(backend) = client.partner.filter(|backend| is_its(&&network.sockets[*backend]))
-        {
+        host.judge_failed_attempt(dial, client);
+        if dial.attempt + 1 == attempts(dial.target) {
+            network.sockets[client_of(failed.client.addr)].assigned = None;
+        }
+        if let Some(backend) = partner.filter(|backend| is_its(&network.sockets[*backend])) {
             network.sockets[backend].is_told = true;
         }
     }

@@ -306,11 +306,12 @@ impl Player {
 
     fn update(&mut self, changes: &[Change]) {
         let mut updates = Vec::new();
-        for Change { names, limit } in changes {
-            let node = |(key, target): (&&'static str, &&'static str)| {
-                (*key, FaultyBackend { world: self.world.clone(), target })
-            };
-            let set: BackendSet = names.iter().map(node).collect();
+        for Change { names, weights, limit } in changes {
+            let mut set = BackendSet::new();
+            for (key, target) in names {
+                let backend = FaultyBackend { world: self.world.clone(), target };
+                set.insert_weighted(*key, backend, weights[key]);
+            }
             let limit = limit.map(scaled);
             let update = match limit {
                 Some(limit) => self.control.update_draining(set, limit),
@@ -441,7 +442,8 @@ impl Player {
             }
             EndReason::Shutdown => self.is_over,
             EndReason::NoBackend => {
-                !self.is_updated || self.changes.iter().any(|change| change.names.is_empty())
+                let is_none_open = |change: &Change| !TARGETS.iter().any(|t| change.is_open(t));
+                !self.is_updated || self.changes.iter().any(is_none_open)
             }
             // Any dial may fail, by dice.
             EndReason::BackendsFailed => self.changes.iter().any(|change| !change.names.is_empty()),
