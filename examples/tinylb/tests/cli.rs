@@ -733,9 +733,9 @@ fn c6_5_idle_and_half_closed_connections_are_cut_after_their_time_outs() {
             std::thread::park_timeout(PATIENCE);
         });
         let cli = Cli::start(&format!("{args} {option} --backend A={}", silent.addr));
+        let since = Instant::now();
         let (mut client, tag) = cli.tagged_client();
         assert_eq!(tag, "silent");
-        let since = Instant::now();
         if finishes {
             client.shutdown(Shutdown::Write).unwrap();
         }
