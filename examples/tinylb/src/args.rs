@@ -52,14 +52,26 @@ pub(crate) struct Args {
     /// How much one direction of a connection holds when its reader is slow [default: 262144]
     #[arg(long, value_name = "BYTES")]
     buffer_size: Option<usize>,
-    /// How much the kernel holds for one direction ahead of its reader; Linux only [default: 131072]
+    /// How much unsent data the kernel holds for one direction; Linux only [default: 131072]
     #[arg(long, value_name = "BYTES|off", value_parser = size_limit)]
     notsent_lowat: Option<SizeLimit>,
     /// How long connections may go on after SIGTERM or SIGINT [default: 0]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        default_value = "0",
+        hide_default_value = true
+    )]
     pub(crate) drain: Duration,
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: warn]
-    #[arg(long, value_name = "LEVEL", value_parser = log_level, default_value = "warn", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        value_parser = log_level,
+        default_value = "warn",
+        hide_default_value = true
+    )]
     pub(crate) log: LevelFilter,
 }
 

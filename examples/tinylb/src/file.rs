@@ -271,6 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_file_leaves_the_lines_before_it_in_force_and_their_names_looked_up() {
+        let is_down = Arc::new(AtomicBool::new(true));
+        let mut rig = Rig::new("a=127.0.0.1:1\n", failing_while(&is_down));
+        rig.replace("a=127.0.0.1:1\nb=host:2\n");
+        rig.replace("bad\n");
+        assert_eq!(rig.keys(), ["a"]);
+        is_down.store(false, Ordering::SeqCst);
+        rig.wait_for_keys(&["a", "b"]);
+    }
+
+    #[test]
     fn a_backend_that_moves_to_another_name_does_so_in_one_step() {
         let mut rig = Rig::new("a=old:1\nb=127.0.0.1:2\n", failing_while(&Arc::default()));
         rig.file.grace = Duration::from_secs(20); // longer than any lookup takes here

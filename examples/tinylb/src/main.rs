@@ -19,6 +19,7 @@ mod targets;
 mod values;
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -34,7 +35,8 @@ use crate::targets::{Backends, Target};
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(err) = stderr::start(args.log) {
-        eprintln!("tinylb: cannot start a thread: {err}");
+        // `eprintln!` would panic if nobody reads it.
+        let _ = writeln!(io::stderr(), "tinylb: cannot start a thread: {err}");
         return ExitCode::FAILURE;
     }
     let status = match balance(&args) {
@@ -64,7 +66,7 @@ enum Failure {
 fn balance(args: &Args) -> Result<(), Failure> {
     raise_descriptor_limit();
     let (sources, backends_file) = first_sources(args)?;
-    // Caught from here on: what comes earlier may take as long as a name server does, and is ended as any program is.
+    // Caught only now: the lookups before may take long, and a signal ends them as any program.
     let caught =
         signals::catch().map_err(|err| Failure::Run(format!("cannot catch signals: {err}")))?;
     // The socket file is removed when this goes, after the balancer has ended.
@@ -117,7 +119,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure>
     }
 }
 
-/// Each client takes two descriptors, and the usual soft limit is that of a program that opens a few files.
+/// Raises the soft limit of descriptors to the hard one. Each client takes two, and the usual soft
+/// limit is for programs that open a few files.
 fn raise_descriptor_limit() {
     let raised = rlimit::Resource::NOFILE.get().and_then(|(soft, hard)| {
         if soft < hard { rlimit::Resource::NOFILE.set(hard, hard) } else { Ok(()) }

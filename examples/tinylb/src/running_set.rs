@@ -7,7 +7,7 @@ use tinylb::{Applied, Control, Error, Update};
 
 use crate::sources::Sources;
 
-/// The balancer's backends by source, and the hand on the balancer.
+/// The balancer's backends by source, and the control of the balancer.
 pub(crate) struct RunningSet {
     pub(crate) control: Control,
     sources: Mutex<Sources>,
@@ -18,17 +18,17 @@ impl RunningSet {
         Self { control, sources: Mutex::new(sources) }
     }
 
-    /// Hands the backends to a balancer that has none yet.
+    /// Gives the backends to a balancer that has none yet.
     pub(crate) fn install(&self) -> Result<Update, Error> {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         self.control.update(sources.union())
     }
 
-    /// Replaces the sources by what `change` makes of them, and waits until that is applied. When anything is wrong,
-    /// nothing has changed.
+    /// Replaces the sources by what `change` makes of them, and waits until that is applied. If
+    /// anything is wrong, nothing changes.
     ///
-    /// Another change waits meanwhile, so that each is told of its own closed connections. No name must be looked up in
-    /// `change`.
+    /// Other changes wait meanwhile, so that none is lost and each reports its own closed
+    /// connections. `change` must not look up names.
     pub(crate) fn change<M, E: From<M> + From<String>>(
         &self,
         drain: Option<Duration>,

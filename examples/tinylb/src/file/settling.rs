@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::parse::parse;
+use super::parse::has_backends;
 use super::reading::Reading;
 
 /// How often the file is read while it does not change.
@@ -133,11 +133,9 @@ fn required(awaited: Duration) -> Duration {
 
 fn soundness(reading: &Reading) -> Soundness {
     let Ok(content) = reading else { return Soundness::Unreadable };
-    let has_no_backends = || parse(content).is_ok_and(|lines| lines.is_empty());
-    if content.last() != Some(&b'\n') || has_no_backends() {
-        Soundness::Doubtful
-    } else {
-        Soundness::Whole
+    match content.ends_with(b"\n") && has_backends(content) {
+        true => Soundness::Whole,
+        false => Soundness::Doubtful,
     }
 }
 
@@ -266,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_file_without_backends_is_believed_when_it_has_stood_for_a_second() {
-        for text in ["", "\n", "# to be continued\n"] {
+        for text in ["", "\n", "# to be continued\n", "\u{feff}# marked\n"] {
             assert_eq!(File::new().taken_at(content(text), 0), 1000, "{text:?}");
         }
     }

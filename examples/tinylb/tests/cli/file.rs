@@ -99,7 +99,7 @@ fn a_bad_file_is_an_error_that_names_file_and_line_once_and_the_running_set_is_k
         let place = format!("{}:{line}: ", file.path().display());
         assert!(complaint.contains(&place) && complaint.contains(reason), "{complaint}");
     }
-    // A repetition would come about as soon as the first complaint did; to miss it is the most that bad luck can do.
+    // A repetition would come as soon as the first complaint did. Bad luck can only miss it.
     assert!(cli.stderr.recv_timeout(Duration::from_secs(1)).is_err());
     assert_eq!(cli.backends(), before);
     file.write("z=127.0.0.1:9\n");

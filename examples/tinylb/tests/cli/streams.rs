@@ -20,28 +20,29 @@ impl Drop for Killed {
 
 /// A balancer whose stderr is left unread, and whose clients have it log more than a pipe and the
 /// queue hold: 30 lines each.
-fn start_unread() -> (Cli, impl Read + Send + 'static) {
+fn start_unread(stderr_blocks: bool) -> (Cli, File) {
     let backends: String =
         (0..30).map(|n| format!("--backend b{n}={} ", refusing_addr())).collect();
+    let (unread, stderr) = rustix::pipe::pipe().unwrap();
+    ioctl_fionbio(&stderr, !stderr_blocks).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_tinylb"))
         .args(["--listen", "127.0.0.1:0", "--control", "--log", "debug"])
         .args(backends.split_whitespace())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(stderr)
         .spawn()
         .unwrap();
-    let stderr = child.stderr.take().unwrap();
     let stdout = lines_of(child.stdout.take().unwrap());
     let stdin = child.stdin.take();
     let mut cli = Cli { child, stdin, stdout, stderr: mpsc::channel().1, address: String::new() };
     cli.address = cli.line().strip_prefix("listening on ").unwrap().to_owned();
-    (cli, stderr)
+    (cli, unread.into())
 }
 
-#[test]
-fn while_nobody_reads_stderr_all_goes_on_and_what_is_dropped_is_counted() {
-    let (mut cli, stderr) = start_unread();
+#[track_caller]
+fn assert_goes_on_unread(stderr_blocks: bool) {
+    let (mut cli, stderr) = start_unread(stderr_blocks);
     for _ in 0..300 {
         assert_refused(cli.addr());
     }
@@ -52,6 +53,7 @@ fn while_nobody_reads_stderr_all_goes_on_and_what_is_dropped_is_counted() {
         if let Some(rest) = line.strip_suffix(" lines dropped here: stderr was not read") {
             break rest.strip_prefix("tinylb: ").unwrap().parse::<u64>().unwrap();
         }
+        assert!(line.starts_with('[') && line.matches('[').count() == 1, "torn: {line}");
     };
     assert!(dropped > 0);
     assert_refused(cli.addr());
@@ -62,8 +64,18 @@ fn while_nobody_reads_stderr_all_goes_on_and_what_is_dropped_is_counted() {
 }
 
 #[test]
+fn while_nobody_reads_stderr_all_goes_on_and_what_is_dropped_is_counted() {
+    assert_goes_on_unread(true);
+}
+
+#[test]
+fn lines_are_whole_if_stderr_does_not_block() {
+    assert_goes_on_unread(false);
+}
+
+#[test]
 fn a_signal_ends_it_though_nobody_reads_stderr() {
-    let (mut cli, _stderr) = start_unread();
+    let (mut cli, _stderr) = start_unread(true);
     for _ in 0..300 {
         assert_refused(cli.addr());
     }
