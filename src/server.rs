@@ -207,7 +207,7 @@ mod tests {
     use super::*;
     use crate::backend::BackendSet;
     use crate::observer::Observer;
-    use crate::stats::Applied;
+    use crate::stats::{Applied, Stats};
 
     fn server(observer: impl Observer + 'static) -> Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -223,6 +223,13 @@ mod tests {
         assert_eq!(format!("{update:?}"), "Pending(Ok(None))");
         drop(server);
         assert_eq!(format!("{update:?}"), "Pending(Err(Stopped))");
+    }
+
+    #[test]
+    fn c7_6_before_the_start_the_counters_are_there_at_once_and_all_zero() {
+        let server = server(None::<Box<dyn Observer>>);
+        let stats = server.control().stats().unwrap();
+        assert_eq!(stats.try_wait().unwrap(), Some(Stats::default()));
     }
 
     #[test]

@@ -1,5 +1,11 @@
 //! Running and stopping (C7), and slots of the pair table (C9).
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake};
+
 use super::rig::*;
 
 use super::super::*;
@@ -102,6 +108,25 @@ fn c7_4_the_loops_own_thread_does_not_wait_for_itself() {
     assert!(matches!(update.wait(), Err(Error::OwnThread)));
     assert!(matches!(update.wait_timeout(SECOND), Err(Error::OwnThread)));
     assert!(matches!(rig.control.stats().unwrap().wait(), Err(Error::OwnThread)));
+}
+
+#[test]
+fn c7_6_on_the_loops_own_thread_a_task_may_ask_and_is_woken_as_anywhere_else() {
+    struct Flag(AtomicBool);
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let mut rig = Rig::new(&[]); // whose turns run on this thread
+    let woken = Arc::new(Flag(AtomicBool::new(false)));
+    let waker = woken.clone().into();
+    let mut stats = rig.control.stats().unwrap();
+    assert!(matches!(stats.try_wait(), Ok(None)));
+    assert!(Pin::new(&mut stats).poll(&mut Context::from_waker(&waker)).is_pending());
+    rig.turn(COMMANDED);
+    assert!(woken.0.load(Ordering::SeqCst));
+    assert_eq!(stats.wait().unwrap().updates, 1);
 }
 
 #[test]
