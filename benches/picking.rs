@@ -1,4 +1,5 @@
-//! Picking: connections to one backend, and to as many as 10,000, with ejection and counting as they are by default.
+//! Picking: connections to one backend, and to as many as 10,000, with ejection and counting as they are by default,
+//! by each policy, with equal weights and with different ones.
 //!
 //! 64 at once: connect, read what the backend has to say, to its end. What one costs should not depend on the number of
 //! backends. Beside tinylb: the backends themselves, and the loop around tokio's `copy_bidirectional`, both in turn,
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 
+use tinylb::{BackendSet, Policy, Server, TcpBackend};
 use tinylb_benches::{loopback, routes};
 
 const AT_ONCE: usize = 64;
@@ -26,7 +28,18 @@ fn picking(criterion: &mut Criterion) {
     let mut group = tinylb_benches::group(criterion, "picking", 3);
     group.throughput(Throughput::Elements(AT_ONCE as u64));
     for backends in [1, 10, 100, 1_000, 10_000] {
-        for route in routes::all(&loopback::addrs(backends, backend_port)) {
+        let addrs = loopback::addrs(backends, backend_port);
+        let builder = |policy| Server::builder().policy(policy);
+        let by_policy = [
+            routes::tinylb("least-connections", builder(Policy::LeastConnections), &addrs),
+            routes::tinylb_with("weighted", builder(Policy::RoundRobin), weighted(&addrs)),
+            routes::tinylb_with(
+                "weighted-least-connections",
+                builder(Policy::LeastConnections),
+                weighted(&addrs),
+            ),
+        ];
+        for route in routes::all(&addrs).into_iter().chain(by_policy) {
             let mut addrs = route.addrs();
             group.bench_function(BenchmarkId::new(route.name, backends), |bencher| {
                 bencher.iter(|| {
@@ -36,6 +49,15 @@ fn picking(criterion: &mut Criterion) {
             });
         }
     }
+}
+
+/// The backends with 100 different weights.
+fn weighted(addrs: &[SocketAddr]) -> BackendSet {
+    let mut set = BackendSet::new();
+    for (index, addr) in addrs.iter().enumerate() {
+        set.insert_weighted(format!("{index:05}"), TcpBackend::new(*addr), index as u32 % 100 + 1);
+    }
+    set
 }
 
 /// Greets and ends. Since it ends first, no port of a client or a balancer is used up, however few the backends.

@@ -94,9 +94,10 @@
 //!   or written to it. Connections to other targets are not touched. The target name counts, not
 //!   the key: a key with a new target loses its old connections, unless another key names the old
 //!   target. [`Control::update_draining`] lets old connections finish within a limit.
-//! - **Picking** is round robin in key order. It continues after the last key served, however the
-//!   set changes. A backend that fails three dials in a row is ejected for a while: see
-//!   [`Ejection`].
+//! - **Picking** is round robin in key order, in proportion to the backends' weights, or by least
+//!   connections: see [`Policy`]. It continues after the last key served, however the set changes.
+//!   A backend that fails three dials in a row is ejected for a while: see [`Ejection`]. One of
+//!   weight 0 is held: it gets no client, and its connections live on.
 //! - **Failover**: if a backend cannot be reached, the client gets the next one, until each has
 //!   been tried once or [`dial_limit`] runs out. No byte of a client is read before its backend is
 //!   connected, so failover loses none.
@@ -119,7 +120,7 @@
 //!
 //! | when | then |
 //! | --- | --- |
-//! | the set is empty, or there was no update yet | clients are refused at once |
+//! | the set is empty, all of it is held, or there was no update yet | clients are refused at once |
 //! | a backend refuses, or [`connect_timeout`] runs out | the next one is tried |
 //! | all backends fail | the client is refused |
 //! | one side ends its stream | the other gets the rest, then the end; its own direction continues |

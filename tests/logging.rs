@@ -77,6 +77,12 @@ fn c8_3_c4_1_starts_stops_and_changes_are_told_once_and_clients_and_bytes_never(
     balancer.update(set([("b", one.addr), ("c", two.addr)]));
     let changed = format!("INFO 2 backends (added c, removed a, changed b); {nothing}");
     assert_told(&balancer, &[&changed]);
+    let mut held = set([("b", one.addr), ("c", two.addr)]);
+    assert!(held.set_weight("b", 0) && held.set_weight("c", 0));
+    balancer.update(held);
+    let all_held = format!("INFO 2 backends (changed b, c); {nothing}");
+    let held_warning = "WARN every backend is held: clients are refused";
+    assert_told(&balancer, &[&all_held, held_warning]);
     balancer.update(BackendSet::new());
     assert_aborted(&mut client);
     let one_closed = "closed 1 connection, cancelled 0 dials, 0 connections draining";

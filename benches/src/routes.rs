@@ -41,8 +41,11 @@ fn tokio(backends: &[SocketAddr]) -> Route {
 pub fn tinylb(name: &'static str, settings: Builder, backends: &[SocketAddr]) -> Route {
     let with_keys =
         backends.iter().enumerate().map(|(n, &addr)| (format!("{n:05}"), TcpBackend::new(addr)));
-    let server =
-        settings.backends(with_keys.collect::<BackendSet>()).build(loopback::listener()).unwrap();
+    tinylb_with(name, settings, with_keys.collect())
+}
+
+pub fn tinylb_with(name: &'static str, settings: Builder, backends: BackendSet) -> Route {
+    let server = settings.backends(backends).build(loopback::listener()).unwrap();
     let port = server.local_addr().ip().unwrap().port();
     Route { name, doors: loopback::addrs(DOORS, port), _balancer: Some(server.spawn().unwrap()) }
 }

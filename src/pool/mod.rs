@@ -307,8 +307,7 @@ impl Pool {
 
     /// Gives a backend back that is busy: the client tries another one, or waits.
     pub(crate) fn backend_busy(&mut self, assignment: Assignment, tried: &mut Tried) {
-        let member = self.judged_member(&assignment);
-        let position = member.map(|id| self.members[id].position);
+        let position = self.position_of(&assignment.entry);
         tried.add_busy(assignment.entry.clone(), position, self.version);
         self.release(assignment);
     }
@@ -332,7 +331,8 @@ impl Pool {
         now: Instant,
     ) -> Option<Duration> {
         let member = self.judged_member(&assignment);
-        let position = member.map(|id| self.members[id].position);
+        // Not the member's: its key may have left and come back since it was picked.
+        let position = self.position_of(&assignment.entry);
         tried.add_failed(assignment.entry.clone(), position, self.version);
         let mut ejected_for = None;
         if let Some(id) = member.filter(|_| has_failed) {

@@ -527,3 +527,23 @@ fn c5_2_others_left_are_those_whose_breaker_is_closed_while_there_is_one() {
     let third = rig.pool.pick(&mut tried);
     assert!(matches!(third, Picked::Busy(_)));
 }
+
+#[test]
+fn c5_3_what_was_tried_stays_tried_though_its_key_left_and_came_back_meanwhile() {
+    let mut rig = Rig::new(&["a=x", "b=x", "c"]);
+    while rig.picks(1) != "b" {}
+    let mut tried = Tried::default();
+    let failed = rig.pool.pick(&mut tried).backend().unwrap();
+    assert_eq!(failed.key(), "c");
+    rig.pool.backend_failed(failed, true, &mut tried, rig.now);
+    let dial = rig.pool.pick(&mut tried).backend().unwrap();
+    rig.replace(&["b=x", "c"]);
+    rig.replace(&["a=x", "b=x", "c"]);
+    assert!(rig.pool.may_dial(&dial), "b has named its target all the time");
+    assert_eq!(rig.pool.others_left(&dial, &mut tried), 1);
+    rig.pool.backend_failed(dial, true, &mut tried, rig.now);
+    let last = rig.pool.pick(&mut tried).backend().unwrap();
+    assert_eq!(last.key(), "b");
+    rig.pool.backend_failed(last, true, &mut tried, rig.now);
+    assert!(!rig.pool.has_candidate(&mut tried));
+}
