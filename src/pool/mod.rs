@@ -221,7 +221,7 @@ impl Pool {
     /// Returns how many other backends the client of an assignment may still be given: while the
     /// breaker of any is closed, only those.
     pub(crate) fn others_left(&self, assignment: &Assignment, tried: &mut Tried) -> usize {
-        let own = self.members.get(assignment.member).map(|member| member.position);
+        let own = self.position_of(&assignment.entry);
         let busy = tried.busy().iter().filter_map(|entry| self.position_of(entry)).count();
         let untried = self.untried(tried);
         let count = |set: &PositionSet| {
