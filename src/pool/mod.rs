@@ -359,12 +359,17 @@ impl Pool {
             }
             self.set_breaker(id, Breaker::default());
         }
-        self.count_dialling_off(assignment);
         assignment.state = AssignmentState::Open;
+        if let Some(member) = self.members.get_mut(assignment.member) {
+            member.dialling -= 1;
+        }
         let usage = self.usage(assignment);
         usage.open += 1;
         usage.total += 1;
-        self.count(assignment.target, |target| target.open += 1);
+        self.count(assignment.target, |target| {
+            target.dialling -= 1;
+            target.open += 1;
+        });
     }
 
     /// Counts bytes that were moved for a pair.
@@ -400,11 +405,15 @@ impl Pool {
         self.count(assignment.target, |target| target.dialling -= 1);
     }
 
-    /// Changes the number of pairs of a target, and tells the policy. Takes a step for each key that
-    /// names the target.
+    /// Counts the pairs of a target, and tells the policy if there is another number of them. Takes
+    /// a step for each key that names the target.
     fn count(&mut self, id: Id<Target>, change: impl FnOnce(&mut Target)) {
         let Some(target) = self.targets.get_mut(id) else { return };
+        let before = target.pairs();
         change(target);
+        if target.pairs() == before {
+            return;
+        }
         let next = |position: &usize| self.members[self.order[*position]].next_of_target;
         let mut positions = std::iter::successors(target.first_member, next);
         self.selector.set_load(&mut positions, target.pairs());
