@@ -65,6 +65,7 @@ impl Player {
             max_connections: setting.max_connections,
             buffer_size: setting.buffer_size,
             socket_options: SocketOptions::default(),
+            splice: true,
         };
         let ejection = Ejection { failures: setting.ejecting_failures, ..Ejection::default() };
         let event_loop = EventLoop::new(
