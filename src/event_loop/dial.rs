@@ -174,7 +174,14 @@ impl Dialler<'_> {
 
     /// Begins to dial one address.
     fn dial(&mut self, mut candidate: Candidate) -> Step {
-        match self.begin_dial(&candidate) {
+        let begun = match self.begin_dial(&candidate) {
+            // Their descriptors are of more use here.
+            Err(err) if net::is_shortage(&err) && self.cx.pipes.close_empty(self.now) => {
+                self.begin_dial(&candidate)
+            }
+            begun => begun,
+        };
+        match begun {
             Ok((backend, preface)) => {
                 let give_up_at = after(self.now, self.cx.config.limits.connect_timeout);
                 let has_event = false;
