@@ -88,13 +88,6 @@ impl Duplex {
         progress
     }
 
-    /// Has both directions spliced, if they can be.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn pretend_bulk(&mut self) {
-        self.upload.pretend_bulk();
-        self.download.pretend_bulk();
-    }
-
     fn drive_both(&mut self, lent: &mut Lent<'_>, budget: usize) -> Progress {
         let Self { client, backend, upload, download, bytes_up, bytes_down, .. } = self;
         loop {

@@ -24,6 +24,12 @@ pub(crate) trait PipeSystem: Send {
 
     /// Is told that descriptors ran out and empty pipes were closed.
     fn note_closed(&self) {}
+
+    /// Returns whether all is spliced, without having to be bulk.
+    #[cfg(any(test, fuzzing))]
+    fn is_for_all(&self) -> bool {
+        false
+    }
 }
 
 /// Both ends of a pipe.
@@ -105,6 +111,11 @@ impl Pipes {
             system.note_closed();
         }
         had_some
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn are_for_all(&self) -> bool {
+        self.system.as_ref().is_some_and(|system| system.is_for_all())
     }
 
     /// Returns how many there are, empty or not.

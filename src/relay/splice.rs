@@ -133,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::net::Readiness;
-    use crate::relay::{Duplex, Kernel};
+    use crate::relay::{Duplex, Kernel, PipeEnds, PipeSystem};
 
     const MARK: u32 = 128 << 10;
 
@@ -153,6 +153,23 @@ mod tests {
 
     fn mark(side: &Side) -> u32 {
         SockRef::from(&side.stream().splice_fd().unwrap()).tcp_notsent_lowat().unwrap()
+    }
+
+    /// The kernel's pipes, for what is no bulk too.
+    struct ForAll(bool);
+
+    impl PipeSystem for ForAll {
+        fn is_safe(&self) -> bool {
+            Kernel.is_safe()
+        }
+
+        fn open(&self) -> Option<Box<dyn PipeEnds>> {
+            Kernel.open()
+        }
+
+        fn is_for_all(&self) -> bool {
+            self.0
+        }
     }
 
     fn pipes() -> Pipes {
@@ -203,10 +220,8 @@ mod tests {
             let now = Instant::now();
             let mut duplex = Duplex::new(client, backend, Vec::new(), now);
             source.write_all(b"bulk").unwrap();
-            if is_bulk {
-                duplex.pretend_bulk();
-            }
-            duplex.drive(&mut [0; 100], &mut pipes(), 1000, now);
+            let mut pipes = Pipes::new(Some(Box::new(ForAll(is_bulk))));
+            duplex.drive(&mut [0; 100], &mut pipes, 1000, now);
             sink.read_exact(&mut [0; 4]).unwrap();
             duplex.active_at() - now
         };

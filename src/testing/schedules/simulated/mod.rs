@@ -15,7 +15,7 @@ use mio::{Poll, Token};
 
 use self::host::{Host, LIMITS, SHORTAGE_PAUSE};
 use self::network::{Connect, Network, Socket};
-use self::wire::{SimulatedListener, Witness, World};
+use self::wire::{SimulatedListener, SimulatedPipes, Witness, World};
 use super::steps::{Action, Change, Schedule, Setting, Step};
 use crate::control::{Control, Update};
 use crate::error::Error;
@@ -23,6 +23,7 @@ use crate::event_loop::{BYTES_PER_DIRECTION, Config, EventLoop, token};
 use crate::net::{Address, Readiness, SocketOptions};
 use crate::pool::{Ejection, PickSettings, Pool};
 use crate::random::Random;
+use crate::relay::Pipes;
 use crate::stats::Stats;
 use crate::sync::Waker;
 
@@ -76,8 +77,10 @@ impl Player {
             Pool::new(PickSettings { ejection, random_first_pick: false }, Random::new(0)),
             Box::new(Witness(world.clone())),
         );
+        let mut event_loop = event_loop.unwrap();
+        event_loop.simulate_pipes(Pipes::new(Some(Box::new(SimulatedPipes(world.clone())))));
         Self {
-            event_loop: event_loop.unwrap(),
+            event_loop,
             control: Control::new(sender, Address::Other("listener".into())),
             next: Some(now),
             world,
