@@ -216,9 +216,10 @@ impl Direction {
         !self.unflushed
     }
 
-    /// Reads the last of a stream behind what is unsent.
+    /// Reads the last of a stream behind what is unsent, unless that is a pipe's worth already.
     fn read_ahead(&mut self, from: &mut Side, to: &Side, scratch: &mut [u8]) {
-        while self.flow == Flow::Open && from.may_have_ended() && !to.has_failed() {
+        let is_copied = self.splicing.is_none();
+        while is_copied && self.flow == Flow::Open && from.may_have_ended() && !to.has_failed() {
             let room = scratch.len().saturating_sub(self.unsent.len() - self.sent);
             if room == 0 {
                 return;
