@@ -4,13 +4,6 @@
 //! and the loop around tokio's `copy_bidirectional`. The ratios tell: both ends are measured along, on the same
 //! core. Where the system's congestion control is BBR, its pacing blurs even those.
 
-mod common {
-    pub(crate) mod loopback;
-    pub(crate) mod one_core;
-    pub(crate) mod routes;
-    pub(crate) mod tokio_twin;
-}
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver};
@@ -19,7 +12,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 
-use common::{loopback, routes};
+use tinylb_benches::{loopback, routes};
 
 const MIB: u64 = 1 << 20;
 /// How long anything may take. Only a bench that fails waits this long.
@@ -41,18 +34,11 @@ const LOADS: [Load; 2] = [
 ];
 
 fn main() {
-    common::one_core::stay_on_one();
-    let mut criterion = Criterion::default().configure_from_args();
-    bulk(&mut criterion);
-    criterion.final_summary();
+    tinylb_benches::run(bulk);
 }
 
 fn bulk(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("bulk");
-    group
-        .sample_size(20)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(5));
+    let mut group = tinylb_benches::group(criterion, "bulk", 5);
     group.sampling_mode(SamplingMode::Flat);
     for load in &LOADS {
         let (backend, served) = start_backend(load);

@@ -6,13 +6,6 @@
 //! since to the kernel one address and 10,000 are not the same. The ratios tell: clients and backend are measured
 //! along, on the same core.
 
-mod common {
-    pub(crate) mod loopback;
-    pub(crate) mod one_core;
-    pub(crate) mod routes;
-    pub(crate) mod tokio_twin;
-}
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
@@ -21,26 +14,18 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 use tinylb::{BackendSet, Policy, Server, TcpBackend};
-
-use common::{loopback, routes};
+use tinylb_benches::{loopback, routes};
 
 const AT_ONCE: usize = 64;
 const GREETING: [u8; 64] = [42; 64];
 
 fn main() {
-    common::one_core::stay_on_one();
-    let mut criterion = Criterion::default().configure_from_args();
-    picking(&mut criterion);
-    criterion.final_summary();
+    tinylb_benches::run(picking);
 }
 
 fn picking(criterion: &mut Criterion) {
     let backend_port = start_backend();
-    let mut group = criterion.benchmark_group("picking");
-    group
-        .sample_size(20)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3));
+    let mut group = tinylb_benches::group(criterion, "picking", 3);
     group.throughput(Throughput::Elements(AT_ONCE as u64));
     for backends in [1, 10, 100, 1_000, 10_000] {
         let addrs = loopback::addrs(backends, backend_port);

@@ -5,14 +5,6 @@
 //! loop around tokio's `copy_bidirectional` does this. Beside tinylb is the kernel's share: as many sockets (two for
 //! each pair) closed by a reset, and nothing else.
 
-mod common {
-    pub(crate) mod clients;
-    pub(crate) mod crowd;
-    pub(crate) mod descriptors;
-    pub(crate) mod echo;
-    pub(crate) mod loopback;
-}
-
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -20,10 +12,11 @@ use criterion::{BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput};
 use socket2::SockRef;
 use tinylb::{BackendSet, Server, TcpBackend};
 
-use common::crowd::{self, Crowd};
-use common::{echo, loopback};
+use tinylb_benches::crowd::{self, Crowd};
+use tinylb_benches::{echo, loopback};
 
 fn main() {
+    // On all cores: what is measured is the balancer's alone.
     let mut criterion = Criterion::default().configure_from_args();
     removal(&mut criterion);
     criterion.final_summary();

@@ -5,39 +5,21 @@
 //! not measured; here it clones the old one and inserts. There is nothing to set beside it: neither a direct connection
 //! nor a loop around tokio's `copy_bidirectional` has updates.
 
-mod common {
-    pub(crate) mod clients;
-    pub(crate) mod crowd;
-    pub(crate) mod descriptors;
-    pub(crate) mod echo;
-    pub(crate) mod loopback;
-    pub(crate) mod one_core;
-}
-
-use std::time::Duration;
-
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use tinylb::{BackendSet, Server, TcpBackend};
 
-use common::crowd::{self, Crowd};
-use common::{echo, loopback};
+use tinylb_benches::crowd::{self, Crowd};
+use tinylb_benches::{echo, loopback};
 
 fn main() {
-    common::one_core::stay_on_one();
-    let mut criterion = Criterion::default().configure_from_args();
-    updates(&mut criterion);
-    criterion.final_summary();
+    tinylb_benches::run(updates);
 }
 
 fn updates(criterion: &mut Criterion) {
     let sizes = crowd::sizes(&[0, 9_000]);
     let crowd = Crowd::new();
     let backend_port = echo::start();
-    let mut group = criterion.benchmark_group("updates");
-    group
-        .sample_size(20)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(4));
+    let mut group = tinylb_benches::group(criterion, "updates", 4);
     for pairs in sizes {
         for backends in [10, 100, 1_000, 10_000] {
             let mut addrs = loopback::addrs(backends + 1, backend_port);

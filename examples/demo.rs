@@ -58,7 +58,7 @@ fn play() -> Result<()> {
     let listener = TcpListener::bind(ANY_PORT)?;
     let addr = listener.local_addr()?;
     // By default a backend that keeps failing is passed over for up to 30 seconds, which is longer than this story.
-    let ejection = Ejection { max: Duration::from_secs(1), ..Ejection::default() };
+    let ejection = Ejection::new(3, Duration::from_secs(1), Duration::from_secs(1));
     let balancer =
         Server::builder().backends(set.clone()).ejection(ejection).build(listener)?.spawn()?;
     let control = balancer.control();
@@ -106,7 +106,7 @@ fn play() -> Result<()> {
     let is_ejected = |stats: &Stats| stats.backend("node-3").is_some_and(|node| node.ejected);
     stage.watch("after 3 failed dials it is passed over (ejected)", is_ejected)?;
     stage.play_for(Duration::from_millis(2200))?;
-    let stats = control.stats()?;
+    let stats = control.stats()?.wait()?;
     let (Usage { dial_failures, total, .. }, refused) =
         (usage(&stats, "node-3"), stats.refused.total());
     stage.say(format!(
@@ -123,7 +123,7 @@ fn play() -> Result<()> {
     stage.play_for(Duration::from_millis(2000))?;
 
     stage.step("the end: nobody new, and those who are served may finish")?;
-    stage.mark(format!("draining {} connections ...", control.stats()?.open))?;
+    stage.mark(format!("draining {} connections ...", control.stats()?.wait()?.open))?;
     tally.lock().is_over = true;
     control.drain(PATIENCE)?;
     let summary = balancer.join()?;
@@ -481,7 +481,7 @@ impl<'a> Stage<'a> {
 
     /// Waits until something is so, and says how long it took since the mark.
     fn watch(&mut self, what: &str, is_so: impl Fn(&Stats) -> bool) -> Result<()> {
-        while !is_so(&self.control.stats()?) {
+        while !is_so(&self.control.stats()?.wait()?) {
             if self.marked_at.elapsed() > PATIENCE {
                 return Err(format!("never seen: {what}").into());
             }
@@ -518,7 +518,7 @@ impl<'a> Stage<'a> {
         self.marked_at = Instant::now();
         let Applied { closed, cancelled, .. } = self.control.update(set.clone())?.wait()?;
         let took = self.marked_at.elapsed();
-        self.departed_before = bytes(&self.control.stats()?.departed);
+        self.departed_before = bytes(&self.control.stats()?.wait()?.departed);
         self.say(format!(
             "applied after {}: closed {closed} connections, cancelled {cancelled} dials",
             millis(took)
@@ -528,7 +528,7 @@ impl<'a> Stage<'a> {
 
     /// How many bytes went to or came from removed backends since that was applied.
     fn late_bytes(&self) -> Result<u64> {
-        Ok(bytes(&self.control.stats()?.departed) - self.departed_before)
+        Ok(bytes(&self.control.stats()?.wait()?.departed) - self.departed_before)
     }
 
     /// Takes a look if the last one is long enough ago.
@@ -538,7 +538,7 @@ impl<'a> Stage<'a> {
 
     /// Takes a look at the balancer, and shows it.
     fn look(&mut self) -> Result<()> {
-        match self.control.stats() {
+        match self.control.stats().and_then(|stats| stats.wait()) {
             Ok(stats) => self.stats = stats,
             Err(Error::Stopped) => {} // it was seen for the last time
             Err(err) => return Err(err.into()),

@@ -182,7 +182,9 @@ impl Builder {
         self
     }
 
-    /// Sets when a failing backend is ejected, and for how long. See [`Ejection`] for the defaults.
+    /// Sets when a failing backend is ejected, and for how long. Defaults to
+    /// [`Ejection::default`]: after three failed dials in a row, for 1 to 30 seconds. With
+    /// `failures` 0 no backend is ever ejected.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.pick.ejection = ejection;
         self
@@ -230,7 +232,8 @@ impl Builder {
         let registry = poll.registry().try_clone().map_err(Error::Setup)?;
         let waker = Waker::new(&registry, token::MAILBOX).map_err(Error::Setup)?;
         let (sender, mailbox) = mailbox::channel(Arc::new(waker));
-        let control = Control::new(sender, local_addr);
+        let ended = mailbox::oneshot::Sender::new();
+        let control = Control::new(sender, local_addr, ended.receiver());
         if let Some(set) = backends {
             control.update(set)?;
         }
@@ -238,7 +241,7 @@ impl Builder {
         let pool = Pool::new(pick, Random::new(seed));
         let event_loop = EventLoop::new(config, registry, listener, mailbox, pool, observer)
             .map_err(Error::Listener)?;
-        Ok(Server { event_loop, poll, control })
+        Ok(Server { event_loop, poll, control, ended })
     }
 
     /// Checks what Linux would, too: its error would not name the option, and would count against

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::BackendSet;
 use crate::error::Error;
-use crate::mailbox::{Reply, Sender, Stop};
+use crate::mailbox::{Pending, Sender, Stop, oneshot};
 use crate::net::Address;
 use crate::pool::pending_update::Removal;
-use crate::stats::{Applied, Stats};
+use crate::stats::{Applied, Stats, Summary};
 
 /// Controls a balancer from any thread: replaces the backend set, reads the counters, stops it.
 ///
@@ -19,11 +19,16 @@ use crate::stats::{Applied, Stats};
 pub struct Control {
     sender: Sender,
     local_addr: Address,
+    ended: oneshot::Receiver<Summary>,
 }
 
 impl Control {
-    pub(crate) fn new(sender: Sender, local_addr: Address) -> Self {
-        Self { sender, local_addr }
+    pub(crate) fn new(
+        sender: Sender,
+        local_addr: Address,
+        ended: oneshot::Receiver<Summary>,
+    ) -> Self {
+        Self { sender, local_addr, ended }
     }
 
     /// Returns the address that the balancer listens on.
@@ -47,7 +52,7 @@ impl Control {
     /// [`Error::Stopped`] after the end. [`Error::Wake`] if the balancer's thread cannot be woken;
     /// it then applies the update when something else wakes it.
     pub fn update(&self, set: BackendSet) -> Result<Update, Error> {
-        self.sender.update(set, Removal::Close).map(Update)
+        self.sender.update(set, Removal::Close)
     }
 
     /// Replaces the whole backend set, and lets connections to targets that it does not name finish
@@ -62,19 +67,44 @@ impl Control {
     /// # Errors
     /// Those of [`update`](Self::update).
     pub fn update_draining(&self, set: BackendSet, limit: Duration) -> Result<Update, Error> {
-        self.sender.update(set, Removal::Drain(limit)).map(Update)
+        self.sender.update(set, Removal::Drain(limit))
     }
 
-    /// Returns a snapshot of the counters. Waits until the loop's next turn takes it.
+    /// Asks for a snapshot of the counters. The loop's next turn takes it.
     ///
-    /// Before the start all counters are zero and no backend is listed, because updates are applied
-    /// only then.
+    /// Before the start it is there at once: all counters are zero and no backend is listed,
+    /// because updates are applied only then.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let balancer = tinylb::Server::builder().build(listener)?.spawn()?;
+    /// # let control = balancer.control();
+    /// let stats = control.stats()?.wait()?; // or `.await?` in a task
+    /// println!("{} connections open", stats.open);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Stopped`] after the end. [`Error::OwnThread`] in an observer or backend.
-    /// [`Error::Wake`] if the balancer's thread cannot be woken.
-    pub fn stats(&self) -> Result<Stats, Error> {
+    /// [`Error::Stopped`] after the end. [`Error::Wake`] if the balancer's thread cannot be woken.
+    pub fn stats(&self) -> Result<Pending<Stats>, Error> {
         self.sender.stats()
+    }
+
+    /// Returns what to wait for the end with. It can be called before the start, and after the end.
+    ///
+    /// The answer is the summary that [`Server::run`] returns. It is there once all sockets are
+    /// closed; the balancer's thread ends shortly after. Waiting for the end does not bring it
+    /// about.
+    ///
+    /// # Errors
+    /// Of the returned [`Pending`]: [`Error::Stopped`] if the server was dropped without being run.
+    /// [`Error::Panicked`] if it panicked. [`Error::Failed`] if `run` returned an error.
+    ///
+    /// [`Server::run`]: crate::Server::run
+    pub fn ended(&self) -> Pending<Summary> {
+        Pending::new(self.ended.clone(), self.sender.clone())
     }
 
     /// Ends the balancer: closes the listener, cancels dials, and aborts all connections.
@@ -123,64 +153,4 @@ impl fmt::Debug for Control {
 /// sockets are closed, not yet when the update is applied.
 ///
 /// Updates applied in one step all report the totals of that step.
-#[derive(Clone)]
-pub struct Update(Reply<Applied>);
-
-impl Update {
-    /// Waits until the update is applied.
-    ///
-    /// Before the start this waits until another thread runs the server or drops it. While waiting,
-    /// hold no lock that your [`Observer`](crate::Observer) or [`Backend`](crate::Backend) takes.
-    ///
-    /// # Errors
-    /// [`Error::Stopped`] if the balancer ended first. [`Error::OwnThread`] on the balancer's own
-    /// thread, unless the update is applied already.
-    pub fn wait(&self) -> Result<Applied, Error> {
-        self.0.wait()
-    }
-
-    /// Waits until the update is applied, at most this long. Returns `None` if it is not applied by
-    /// then.
-    ///
-    /// # Errors
-    /// Those of [`wait`](Self::wait).
-    pub fn wait_timeout(&self, limit: Duration) -> Result<Option<Applied>, Error> {
-        match Instant::now().checked_add(limit) {
-            Some(deadline) => self.0.wait_until(Some(deadline)),
-            None => self.0.wait().map(Some),
-        }
-    }
-
-    /// Returns what the update did, if it is applied by now. Never waits: for threads that must not
-    /// block.
-    ///
-    /// ```
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    /// # let balancer = tinylb::Server::builder().build(listener)?.spawn()?;
-    /// # let set = tinylb::BackendSet::new();
-    /// let update = balancer.control().update(set)?;
-    /// let applied = loop {
-    ///     match update.poll()? {
-    ///         Some(applied) => break applied,
-    ///         // Or your runtime's sleep, with `.await`.
-    ///         None => std::thread::sleep(std::time::Duration::from_millis(1)),
-    ///     }
-    /// };
-    /// println!("{} connections closed", applied.closed);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Stopped`] if the balancer ended first.
-    pub fn poll(&self) -> Result<Option<Applied>, Error> {
-        self.0.try_wait()
-    }
-}
-
-impl fmt::Debug for Update {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Update").field(&self.0.try_wait()).finish()
-    }
-}
+pub type Update = Pending<Applied>;

@@ -35,6 +35,12 @@ pub enum Error {
     /// The balancer has ended, or ended before it did what was asked.
     #[error("the balancer has stopped")]
     Stopped,
+    /// The balancer has ended because waiting for events failed. [`Server::run`] returned the
+    /// details, as [`Poll`](Self::Poll).
+    ///
+    /// [`Server::run`]: crate::Server::run
+    #[error("the balancer has failed")]
+    Failed,
     /// The balancer's own thread, in an observer or a backend, would wait for itself.
     #[error("the balancer's own thread cannot wait for itself")]
     OwnThread,

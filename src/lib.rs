@@ -39,11 +39,58 @@
 //! # }
 //! ```
 //!
+//! # In an async program
+//!
+//! The balancer has a thread of its own; nothing of it runs in the runtime. What takes a moment is
+//! [`Pending`], which any executor can await. `examples/cookbook/src/bin/tokio_host.rs`:
+//!
+//! ```ignore
+//! //! A tokio program with a balancer in front of whatever a name resolves to.
+//!
+//! use std::time::Duration;
+//!
+//! use tinylb::{BackendSet, Control, Error, Server, TcpBackend};
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let args: Vec<String> = std::env::args().collect();
+//!     let [_, listen, name] = &args[..] else { return Err("usage: LISTEN HOST:PORT".into()) };
+//!     let listener = std::net::TcpListener::bind(listen)?;
+//!     let balancer = Server::builder().build(listener)?.spawn()?; // on a thread of its own
+//!     let control = balancer.control();
+//!     println!("listening on {}", control.local_addr());
+//!     tokio::select! {
+//!         result = follow(&control, name) => result?,
+//!         pressed = tokio::signal::ctrl_c() => pressed?,
+//!     }
+//!     control.drain(Duration::from_secs(5))?;
+//!     let summary = control.ended().await?; // all sockets are closed
+//!     println!("served {} clients in {:.1?}", summary.ended.total(), summary.ran_for);
+//!     Ok(())
+//! }
+//!
+//! /// Looks the name up again and again, and replaces the backend set.
+//! async fn follow(control: &Control, name: &str) -> Result<(), Error> {
+//!     let mut lookups = tokio::time::interval(Duration::from_secs(10));
+//!     loop {
+//!         lookups.tick().await;
+//!         match tokio::net::lookup_host(name).await {
+//!             Ok(addrs) => {
+//!                 let backends = addrs.map(|addr| (addr.to_string(), TcpBackend::new(addr)));
+//!                 let applied = control.update(backends.collect::<BackendSet>())?.await?;
+//!                 println!("{} backends, closed {}", applied.backends, applied.closed);
+//!             }
+//!             Err(err) => eprintln!("{name}: {err}"), // the set stays as it is
+//!         }
+//!     }
+//! }
+//! ```
+//!
 //! # Promises
 //!
 //! - **Updates** ([`Control::update`]) replace the whole set in one step. The same step ends every
 //!   connection to a target that the new set lacks: relaying, half-closed, blocked on a client that
-//!   does not read, or dialling. Once [`Update::wait`] returns, no byte is read from such a target
+//!   does not read, or dialling. Once the [`Update`] is applied, no byte is read from such a target
 //!   or written to it. Connections to other targets are not touched. The target name counts, not
 //!   the key: a key with a new target loses its old connections, unless another key names the old
 //!   target. [`Control::update_draining`] lets old connections finish within a limit.
@@ -67,7 +114,7 @@
 //!   the balancer or makes it spin.
 //!
 //! tinylb does not look into the streams, balance datagrams, discover backends, or check their
-//! health except by dialling. It does not terminate TLS, but a [`Stream`] of your own can.
+//! health except by dialling. It does not speak TLS, but a [`Stream`] of your own can.
 //!
 //! # Edge cases
 //!
@@ -91,27 +138,78 @@
 //! The balancer is one event loop on one thread: the caller's ([`Server::run`]) or its own
 //! ([`Server::spawn`]). Your [`Backend::dial`], your [`Observer`] and your logger are called on
 //! that thread and must not block. Names are looked up where a backend is created, on the thread
-//! that creates it. [`Control`] works on any thread; one that must not block, such as an async
-//! runtime's, uses [`Update::poll`] instead of waiting.
+//! that creates it. [`Control`] works on any thread. What it returns is [`Pending`]: a thread waits
+//! for it, a task awaits it, on any executor.
 //!
 //! # Observing and stopping
 //!
-//! [`Control::stats`] returns a consistent snapshot of the counters, per backend and per reason of
+//! [`Control::stats`] asks for a consistent snapshot of the counters, per backend and per reason of
 //! ending. An [`Observer`] is told of each client, failed attempt, end and update as it happens.
 //! The [`log`](https://docs.rs/log) crate gets lines with the target `tinylb`: `info` for start,
 //! stop and what each update changed, `warn` (rate-limited) for what an operator must see, `debug`
 //! for each connection.
 //!
 //! [`Control::shutdown`] ends everything at once. [`Control::drain`] stops accepting, and lets
-//! connections finish within a limit. [`Server::run`] then returns a [`Summary`]. Dropping the
-//! [`ServerThread`] that [`Server::spawn`] returns shuts down and waits for the end. Dropping a
-//! [`Control`] stops nothing.
+//! connections finish within a limit. [`Server::run`] then returns a [`Summary`], and
+//! [`Control::ended`] answers with it. Dropping the [`ServerThread`] that [`Server::spawn`] returns
+//! shuts down and waits for the end. Dropping a [`Control`] stops nothing.
+//!
+//! Counters for Prometheus, in `examples/cookbook/src/bin/prometheus.rs`:
+//!
+//! ```no_run
+//! //! A balancer whose counters Prometheus scrapes.
+//!
+//! use std::io::{Read, Write};
+//! use std::net::{TcpListener, TcpStream};
+//!
+//! use tinylb::{BackendSet, BackendStats, EndCounts, EndReason, Server, Stats, TcpBackend};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let args: Vec<String> = std::env::args().collect();
+//!     let [_, listen, metrics, node] = &args[..] else { return Err("needs three addresses".into()) };
+//!     let set = BackendSet::from([("node", TcpBackend::resolve(node)?)]);
+//!     let server = Server::builder().backends(set).build(TcpListener::bind(listen)?)?.spawn()?;
+//!     let metrics = TcpListener::bind(metrics)?;
+//!     println!("listening on {}, metrics on {}", server.local_addr(), metrics.local_addr()?);
+//!     for scraper in metrics.incoming() {
+//!         let text = render(&server.control().stats()?.wait()?);
+//!         scraper.and_then(|scraper| answer(scraper, &text)).unwrap_or_else(|err| eprintln!("{err}"));
+//!     }
+//!     Ok(())
+//! }
+//!
+//! fn answer(mut scraper: TcpStream, text: &str) -> std::io::Result<()> {
+//!     scraper.set_read_timeout(Some(std::time::Duration::from_secs(1)))?;
+//!     let _ = scraper.read(&mut [0; 4096])?; // whatever is asked for
+//!     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close";
+//!     write!(scraper, "{head}\r\nContent-Length: {}\r\n\r\n{text}", text.len())
+//! }
+//!
+//! fn render(stats: &Stats) -> String {
+//!     let metric = |name: &str, kind: &str, label: &str, samples: Vec<(&str, u64)>| {
+//!         let line = |(value, count)| format!("tinylb_{name}{{{label}={value:?}}} {count}\n");
+//!         let lines: String = samples.into_iter().map(line).collect();
+//!         format!("# TYPE tinylb_{name} {kind}\n{lines}")
+//!     };
+//!     let reasons = |counts: &EndCounts, reasons: &'static [EndReason]| {
+//!         reasons.iter().map(|reason| (reason.as_str(), counts.of(*reason))).collect()
+//!     };
+//!     let backends = |value: fn(&BackendStats) -> u64| {
+//!         stats.backends.iter().map(|backend| (&*backend.key, value(backend))).collect()
+//!     };
+//!     metric("ended_total", "counter", "reason", reasons(&stats.ended, EndReason::ENDED))
+//!         + &metric("refused_total", "counter", "reason", reasons(&stats.refused, EndReason::REFUSED))
+//!         + &metric("open", "gauge", "backend", backends(|backend| backend.usage.open))
+//!         + &metric("ejected", "gauge", "backend", backends(|backend| backend.ejected.into()))
+//! }
+//! ```
 //!
 //! # Sockets and descriptors
 //!
 //! [`Builder::build`] takes TCP and Unix-domain listeners of the standard library and of mio.
 //! Besides [`TcpBackend`] there is `UnixBackend`. Other transports implement [`Listener`],
-//! [`Stream`] and [`Backend`] over any [`mio`] event source.
+//! [`Stream`] and [`Backend`] over any [`mio`] event source: `tls_backend.rs` in
+//! `examples/cookbook` speaks TLS to backends, with rustls.
 //!
 //! - **Descriptor limit**: each client needs two descriptors. The library does not raise the
 //!   process's limit; call `setrlimit(RLIMIT_NOFILE)` yourself.
@@ -127,6 +225,16 @@
 //! - `socket2` (default): everything that mio cannot set on a socket. These are resets, keepalive,
 //!   `TCP_USER_TIMEOUT`, `TCP_NOTSENT_LOWAT`, urgent data in line, source addresses, and
 //!   `ListenOptions`. Without it urgent bytes are lost, and the crate has five direct dependencies.
+//!
+//! # Semver
+//!
+//! - [`mio`] 1 is part of the interface: [`Stream`] and [`Listener`] extend its event sources, so a
+//!   new major version of it is one of this crate. Use the re-export to have the same version. No
+//!   type of another dependency is in the interface.
+//! - Minor versions may add fields and variants to what is `#[non_exhaustive]`, provided methods to
+//!   the traits, reasons to [`EndReason::ALL`] with their labels, and may raise the minimum Rust
+//!   version (now 1.85). They do not change labels or the log target.
+//! - The text of errors and log lines, and what `Debug` shows, may change in any version.
 //!
 //! # Platforms
 //!
@@ -176,12 +284,18 @@ pub use crate::backend::{Backend, BackendSet, Dial, DialRequest, Entry, Iter, Tc
 pub use crate::builder::Builder;
 pub use crate::control::{Control, Update};
 pub use crate::error::Error;
+pub use crate::mailbox::Pending;
 #[cfg(feature = "socket2")]
 pub use crate::net::ListenOptions;
 pub use crate::net::{
     Address, IntoListener, Keepalive, Listener, Readiness, SocketOptions, Stream,
 };
-pub use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
+pub use crate::observer::{
+    AcceptChanged, AttemptFailed, BackendRef, BreakerChanged, BreakerState, Client, Connected,
+    Ended, Observer,
+};
 pub use crate::pool::{Ejection, Policy};
 pub use crate::server::{Server, ServerThread};
-pub use crate::stats::{Applied, BackendStats, EndCounts, EndReason, Stats, Summary, Usage};
+pub use crate::stats::{
+    Applied, BackendStats, DialError, EndCounts, EndReason, Stats, Summary, Usage,
+};

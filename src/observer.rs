@@ -9,14 +9,12 @@ use crate::stats::{Applied, EndReason};
 /// Is told what happens, as it happens, on the balancer's thread.
 ///
 /// All traffic waits while a method runs, so keep it short: count, or send to a channel. Every
-/// method does nothing by default. `Box<O>` and `Option<O>` are observers, too. Calls that wait,
-/// such as [`Control::stats`] or [`Update::wait`], return [`Error::OwnThread`] here; the other
-/// methods of [`Control`] work. A panic ends the balancer and aborts every connection;
-/// [`ended`](Self::ended) is not called for those.
+/// method does nothing by default. `Box<O>` and `Option<O>` are observers, too. The methods of
+/// [`Control`] work here, but [`Pending::wait`] returns [`Error::OwnThread`]. A panic ends the
+/// balancer and aborts every connection; [`ended`](Self::ended) is not called for those.
 ///
 /// [`Control`]: crate::Control
-/// [`Control::stats`]: crate::Control::stats
-/// [`Update::wait`]: crate::Update::wait
+/// [`Pending::wait`]: crate::Pending::wait
 /// [`Error::OwnThread`]: crate::Error::OwnThread
 ///
 /// ```
@@ -28,7 +26,7 @@ use crate::stats::{Applied, EndReason};
 ///
 /// impl Observer for Ends {
 ///     fn ended(&mut self, ended: &Ended<'_>) {
-///         let key = ended.backend.map_or("no backend", |(key, _)| key);
+///         let key = ended.backend.map_or("no backend", |backend| backend.key);
 ///         // Fails only if nobody listens any more.
 ///         let _ = self.0.send(format!("{}, {key}: {}", ended.client.addr, ended.reason));
 ///     }
@@ -57,6 +55,18 @@ pub trait Observer: Send {
 
     /// Updates were applied. Whoever waits for them learns of it after this call.
     fn updated(&mut self, applied: &Applied) {}
+
+    /// A backend was ejected, may be probed, or is back: see [`Ejection`](crate::Ejection).
+    ///
+    /// Called at the end of the turn. A backend that an update removes or gives a new target is not
+    /// reported; its record ends with that.
+    fn breaker_changed(&mut self, changed: &BreakerChanged<'_>) {}
+
+    /// Accepting has paused, because this machine is short of something, or goes on.
+    ///
+    /// Called at the end of the turn, and no more once the listener is closed. Waiting because of
+    /// [`max_connections`](crate::Builder::max_connections) is no pause.
+    fn accept_changed(&mut self, changed: &AcceptChanged<'_>) {}
 }
 
 /// Implements the trait for owners of an observer: `Box<O>`, and `Option<O>` where `None` observes
@@ -77,7 +87,8 @@ macro_rules! impl_observer_for_owners {
 
 impl_observer_for_owners!(
     accepted: Client<'_>, connected: Connected<'_>, attempt_failed: AttemptFailed<'_>,
-    ended: Ended<'_>, updated: Applied
+    ended: Ended<'_>, updated: Applied, breaker_changed: BreakerChanged<'_>,
+    accept_changed: AcceptChanged<'_>
 );
 
 /// A client, as an [`Observer`] is told of it.
@@ -120,6 +131,18 @@ pub struct AttemptFailed<'a> {
     pub attempt: u32,
     /// Why it failed; `TimedOut` if the attempt's time ran out.
     pub error: &'a io::Error,
+    /// The time since the dial was begun. Zero if it could not be begun.
+    pub took: Duration,
+}
+
+/// A backend, as an [`Observer`] is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackendRef<'a> {
+    /// Its key.
+    pub key: &'a str,
+    /// Its target name.
+    pub target_name: &'a str,
 }
 
 /// A client's connection ended, or the client was refused.
@@ -128,8 +151,8 @@ pub struct AttemptFailed<'a> {
 pub struct Ended<'a> {
     /// The client.
     pub client: Client<'a>,
-    /// The key and target name of the backend it was connected to; `None` if it reached none.
-    pub backend: Option<(&'a str, &'a str)>,
+    /// The backend it was connected to; `None` if it reached none.
+    pub backend: Option<BackendRef<'a>>,
     /// The time since its accept.
     pub lasted: Duration,
     /// Bytes written to the backend.
@@ -140,6 +163,48 @@ pub struct Ended<'a> {
     pub reason: EndReason,
     /// The error of the client's or the backend's connection, if that is why it ended.
     pub error: Option<&'a io::Error>,
+}
+
+/// The circuit breaker of a backend changed.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct BreakerChanged<'a> {
+    /// The backend's key.
+    pub key: &'a str,
+    /// The backend's target name.
+    pub target_name: &'a str,
+    /// What it is now.
+    pub state: BreakerState,
+}
+
+/// A state of a backend's circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// Dials are as likely as any to succeed.
+    Closed,
+    /// Dials failed: the backend is skipped for this time while others are left.
+    #[non_exhaustive]
+    Ejected {
+        /// For how long.
+        time: Duration,
+    },
+    /// The time is over: the next client's dial is to tell whether the backend is back.
+    HalfOpen,
+}
+
+/// Accepting has paused, or goes on.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum AcceptChanged<'a> {
+    /// No client is accepted for a moment. Clients wait in the backlog.
+    #[non_exhaustive]
+    Paused {
+        /// The error of accepting a client, or of dialling for one.
+        error: &'a io::Error,
+    },
+    /// Clients are accepted again.
+    Resumed,
 }
 
 #[cfg(test)]
@@ -167,6 +232,12 @@ mod tests {
         fn updated(&mut self, _: &Applied) {
             self.0.send("updated").unwrap();
         }
+        fn breaker_changed(&mut self, _: &BreakerChanged<'_>) {
+            self.0.send("breaker_changed").unwrap();
+        }
+        fn accept_changed(&mut self, _: &AcceptChanged<'_>) {
+            self.0.send("accept_changed").unwrap();
+        }
     }
 
     fn tell_all(mut observer: impl Observer) {
@@ -181,6 +252,7 @@ mod tests {
             target_name,
             attempt: 0,
             error: &error,
+            took: zero,
         });
         observer.ended(&Ended {
             client,
@@ -192,6 +264,9 @@ mod tests {
             error: None,
         });
         observer.updated(&Applied::default());
+        let state = BreakerState::Closed;
+        observer.breaker_changed(&BreakerChanged { key, target_name, state });
+        observer.accept_changed(&AcceptChanged::Resumed);
     }
 
     #[test]
@@ -200,7 +275,15 @@ mod tests {
         let boxed: Box<dyn Observer> = Box::new(Calls(sender));
         tell_all(Some(boxed));
         tell_all(None::<Calls>);
-        let all = ["accepted", "connected", "attempt_failed", "ended", "updated"];
+        let all = [
+            "accepted",
+            "connected",
+            "attempt_failed",
+            "ended",
+            "updated",
+            "breaker_changed",
+            "accept_changed",
+        ];
         assert_eq!(calls.iter().collect::<Vec<_>>(), all);
     }
 }

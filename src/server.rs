@@ -11,8 +11,9 @@ use mio::{Events, Poll};
 use crate::builder::Builder;
 use crate::control::Control;
 use crate::error::Error;
-use crate::event_loop::EventLoop;
+use crate::event_loop::{Batch, Completeness, EventLoop};
 use crate::log::{info, warn};
+use crate::mailbox::oneshot::{self, Closed};
 use crate::net::{Address, Readiness};
 use crate::stats::{EndReason, Summary};
 
@@ -29,6 +30,8 @@ pub struct Server {
     pub(crate) event_loop: EventLoop,
     pub(crate) poll: Poll,
     pub(crate) control: Control,
+    /// Told of the end. Last, so that all sockets of a server that never ran are closed before.
+    pub(crate) ended: oneshot::Sender<Summary>,
 }
 
 impl Server {
@@ -56,28 +59,12 @@ impl Server {
     /// [`Error::Poll`] if the system cannot wait for events; no cause in production is known. All
     /// connections are aborted then too.
     pub fn run(self) -> Result<Summary, Error> {
-        let Self { mut event_loop, mut poll, control } = self;
-        info!("listening on {}", control.local_addr());
-        let mut events = Events::with_capacity(EVENTS_PER_TURN);
-        let mut now = Instant::now();
-        let mut next = event_loop.turn(std::iter::empty(), now);
-        while !event_loop.is_over() {
-            // Not since `now`: the turn took time.
-            let timeout =
-                next.map(|at| at.saturating_duration_since(Instant::now()).min(LONGEST_WAIT));
-            match poll.poll(&mut events, timeout) {
-                Ok(()) => {}
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => events.clear(),
-                Err(err) => {
-                    event_loop.stop(EndReason::Shutdown, now);
-                    return Err(Error::Poll(err));
-                }
-            }
-            now = Instant::now();
-            next = event_loop
-                .turn(events.iter().map(|event| (event.token(), Readiness::from(event))), now);
-        }
-        Ok(event_loop.summary(now))
+        let Self { event_loop, poll, control, mut ended } = self;
+        ended.set_if_dropped(Closed::Panicked);
+        // Drops the loop, so that all sockets are closed by the time the end is told, even by a
+        // panic.
+        let result = run_loop(event_loop, poll, control.local_addr());
+        tell_end(ended, result)
     }
 
     /// Runs the balancer on its own thread, named `tinylb`, until it ends or the returned handle is
@@ -94,6 +81,50 @@ impl Server {
         control.note_thread(thread.thread().id());
         Ok(ServerThread { control, thread: Some(thread) })
     }
+}
+
+/// Waits for events and has the loop handle them, until it is over.
+fn run_loop(
+    mut event_loop: EventLoop,
+    mut poll: Poll,
+    local_addr: &Address,
+) -> Result<Summary, Error> {
+    info!("listening on {local_addr}");
+    let mut events = Events::with_capacity(EVENTS_PER_TURN);
+    let mut now = Instant::now();
+    let mut next = event_loop.turn(Batch::none(now), now);
+    while !event_loop.is_over() {
+        let poll_began = Instant::now();
+        let timeout = next.map(|at| at.saturating_duration_since(poll_began).min(LONGEST_WAIT));
+        let completeness = match poll.poll(&mut events, timeout) {
+            Ok(()) if events.iter().count() < EVENTS_PER_TURN => Completeness::Complete,
+            Ok(()) => Completeness::Full,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Completeness::Interrupted
+            }
+            Err(err) => {
+                event_loop.stop(EndReason::Shutdown, now);
+                return Err(Error::Poll(err));
+            }
+        };
+        now = Instant::now();
+        let events = events.iter().map(|event| (event.token(), Readiness::from(event)));
+        next = event_loop.turn(Batch { events, poll_began, completeness }, now);
+    }
+    Ok(event_loop.summary(now))
+}
+
+/// Tells those who wait for the end what came of it.
+fn tell_end(
+    mut ended: oneshot::Sender<Summary>,
+    result: Result<Summary, Error>,
+) -> Result<Summary, Error> {
+    match &result {
+        Ok(summary) => ended.send(summary.clone()),
+        Err(_) => ended.set_if_dropped(Closed::Failed),
+    }
+    result
 }
 
 impl fmt::Debug for Server {
@@ -120,6 +151,11 @@ impl ServerThread {
     /// Returns the address listened on.
     pub fn local_addr(&self) -> &Address {
         self.control.local_addr()
+    }
+
+    /// Returns whether the thread has ended, so that [`join`](Self::join) returns at once.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits until the balancer has ended. It ends only when asked to, by [`Control::shutdown`] or
@@ -164,20 +200,109 @@ impl Drop for ServerThread {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tinylb_loom)))]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::backend::BackendSet;
+    use crate::observer::Observer;
+    use crate::stats::{Applied, Stats};
+
+    fn server(observer: impl Observer + 'static) -> Server {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Server::builder().observer(observer).build(listener).unwrap()
+    }
 
     #[test]
     fn servers_and_their_handles_show_where_they_listen_and_what_came_of_updates() {
-        let server =
-            Server::builder().build(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let server = server(None::<Box<dyn Observer>>);
         let (control, addr) = (server.control(), server.local_addr().to_string());
         assert!(format!("{server:?}").contains(&addr) && format!("{control:?}").contains(&addr));
         let update = control.update(BackendSet::new()).unwrap();
-        assert_eq!(format!("{update:?}"), "Update(Ok(None))");
+        assert_eq!(format!("{update:?}"), "Pending(Ok(None))");
         drop(server);
-        assert_eq!(format!("{update:?}"), "Update(Err(Stopped))");
+        assert_eq!(format!("{update:?}"), "Pending(Err(Stopped))");
+    }
+
+    #[test]
+    fn c7_6_before_the_start_the_counters_are_there_at_once_and_all_zero() {
+        let server = server(None::<Box<dyn Observer>>);
+        let stats = server.control().stats().unwrap();
+        assert_eq!(stats.try_wait().unwrap(), Some(Stats::default()));
+    }
+
+    #[test]
+    fn c7_6_the_end_resolves_with_the_summary_also_afterwards() {
+        let server = server(None::<Box<dyn Observer>>);
+        let (control, before) = (server.control(), server.control().ended());
+        let thread = server.spawn().unwrap();
+        control.update(BackendSet::new()).unwrap().wait().unwrap();
+        assert!(!thread.is_finished() && before.try_wait().unwrap().is_none());
+        control.shutdown().unwrap();
+        let summary = before.wait().unwrap();
+        assert_eq!(summary.updates, 1);
+        while !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        assert_eq!(thread.join().unwrap(), summary);
+        assert_eq!(control.ended().try_wait().unwrap(), Some(summary));
+    }
+
+    /// Dropped with the last of a balancer, which has not ended for anybody then.
+    struct Last {
+        control: mpsc::Receiver<Control>,
+        panics: bool,
+        seen: mpsc::Sender<[Result<Option<Summary>, Error>; 2]>,
+    }
+
+    impl Observer for Last {
+        fn updated(&mut self, _: &Applied) {
+            assert!(!self.panics, "a panic of the host");
+        }
+    }
+
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let ended = self.control.recv().unwrap().ended();
+            self.seen
+                .send([ended.try_wait(), ended.wait_timeout(Duration::from_millis(1))])
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn c7_6_the_end_is_told_once_all_is_closed_and_says_how_it_came() {
+        let unrun = |server: Server| drop(server);
+        let ran = |server: Server| drop(server.run());
+        for (run, panics, on_own_thread) in
+            [(unrun as fn(Server), false, false), (ran, false, true), (ran, true, true)]
+        {
+            let ((give, control), (send, seen)) = (mpsc::channel(), mpsc::channel());
+            let server = server(Last { control, panics, seen: send });
+            let control = server.control();
+            give.send(control.clone()).unwrap();
+            control.update(BackendSet::new()).unwrap();
+            control.shutdown().unwrap();
+            let panicked = std::thread::spawn(move || run(server)).join().is_err();
+            let [polled, waited] = seen.recv().unwrap();
+            assert!(matches!(polled, Ok(None)), "told too early: {polled:?}");
+            assert_eq!(matches!(waited, Err(Error::OwnThread)), on_own_thread, "{waited:?}");
+            let end = control.ended().wait();
+            match (on_own_thread, panics) {
+                (false, _) => assert!(matches!(end, Err(Error::Stopped)), "{end:?}"),
+                (true, false) => assert_eq!(end.unwrap().updates, 1),
+                (true, true) => assert!(matches!(end, Err(Error::Panicked)) && panicked, "{end:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn c7_6_the_end_says_that_the_balancer_failed() {
+        let server = server(None::<Box<dyn Observer>>);
+        let (control, ended) = (server.control(), server.ended);
+        let failed = tell_end(ended, Err(Error::Poll(io::ErrorKind::Other.into())));
+        assert!(matches!(failed, Err(Error::Poll(_))));
+        assert!(matches!(control.ended().wait(), Err(Error::Failed)));
     }
 }

@@ -140,7 +140,7 @@ impl fmt::Debug for EndCounts {
 /// the sum over `backends` and `departed`, and so are the bytes.
 ///
 /// Snapshots of several balancers can be summed. Backends with the same key become one, with the
-/// target name, weight and state of the right-hand side.
+/// target name, weight and breaker state of the right-hand side, and the latest error of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -158,6 +158,8 @@ pub struct Stats {
     pub bytes_up: u64,
     /// Bytes written to clients so far, those of open connections included.
     pub bytes_down: u64,
+    /// How often the set was replaced. Updates applied in one step count once.
+    pub updates: u64,
     /// The backends of the set, in key order.
     pub backends: Vec<BackendStats>,
     /// The sum over keys that are no longer in the set. A key that comes back starts at zero.
@@ -177,6 +179,8 @@ impl Stats {
             if let Some(earlier) = by_key.remove(&backend.key) {
                 backend.dialling += earlier.dialling;
                 backend.usage += earlier.usage;
+                let errors = [backend.last_error.take(), earlier.last_error];
+                backend.last_error = errors.into_iter().flatten().min_by_key(|error| error.age);
             }
             by_key.insert(backend.key.clone(), backend);
         }
@@ -198,8 +202,24 @@ pub struct BackendStats {
     pub dialling: u64,
     /// Whether it is ejected after failed dials: skipped while others are left.
     pub ejected: bool,
+    /// How long it stays ejected. `None` if it is not.
+    pub ejected_for: Option<Duration>,
+    /// Whether its ejection is over, and one client's dial is to tell whether it is back.
+    pub half_open: bool,
+    /// Why the last dial of its target failed that did. A success does not clear it.
+    pub last_error: Option<DialError>,
     /// Its connections, failures and bytes.
     pub usage: Usage,
+}
+
+/// Why a dial failed, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DialError {
+    /// The error.
+    pub text: Arc<str>,
+    /// The time since then, as of the snapshot.
+    pub age: Duration,
 }
 
 /// The connections, failures and bytes of a backend.
@@ -288,7 +308,7 @@ impl_sum!(EndCounts { ; counts => Self::add_counts });
 impl_sum!(Usage { open, total, dial_failures, bytes_up, bytes_down });
 impl_sum!(Applied { closed, cancelled, draining, backends, added, removed, changed });
 impl_sum!(Stats {
-    accepted, dialling, open, refused, ended, bytes_up, bytes_down, departed;
+    accepted, dialling, open, refused, ended, bytes_up, bytes_down, updates, departed;
     backends => Self::add_backends
 });
 impl_sum!(Summary {
@@ -339,6 +359,9 @@ mod tests {
             weight: 1,
             dialling: open,
             ejected: open > 1,
+            ejected_for: (open > 1).then_some(Duration::from_secs(open)),
+            half_open: open == 1,
+            last_error: None,
             usage: Usage { open, total: 10 * open, ..Usage::default() },
         };
         let mut refused = EndCounts::default();
@@ -354,7 +377,37 @@ mod tests {
         assert_eq!((sum.accepted, sum.open, sum.refused.of(EndReason::NoBackend)), (10, 6, 2));
         let mut a = backend("a", "new", 3);
         a.usage.total = 30;
+        a.ejected_for = Some(Duration::from_secs(2)); // that of the right-hand side
         assert_eq!(sum.backends, [a, backend("b", "t", 1), backend("c", "t", 1)]);
+    }
+
+    #[test]
+    fn c8_1_of_several_dial_errors_of_a_backend_the_latest_is_kept() {
+        let snapshot = |last_error: Option<(&str, u64)>| {
+            let backend = BackendStats {
+                key: "a".into(),
+                weight: 1,
+                target_name: "t".into(),
+                dialling: 0,
+                ejected: false,
+                ejected_for: None,
+                half_open: false,
+                last_error: last_error.map(|(text, secs)| DialError {
+                    text: text.into(),
+                    age: Duration::from_secs(secs),
+                }),
+                usage: Usage::default(),
+            };
+            Stats { backends: vec![backend], ..Stats::default() }
+        };
+        for (errors, latest) in [
+            ([Some(("old", 9)), Some(("new", 1)), None], "new"),
+            ([Some(("new", 1)), None, Some(("old", 9))], "new"),
+            ([None, Some(("same", 1)), Some(("right", 1))], "right"),
+        ] {
+            let sum: Stats = errors.map(snapshot).into_iter().sum();
+            assert_eq!(sum.backends[0].last_error.as_ref().map(|error| &*error.text), Some(latest));
+        }
     }
 
     #[test]

@@ -17,8 +17,6 @@
 //! ```
 
 mod backend;
-#[path = "../common/bare_relay.rs"]
-mod bare_relay;
 mod chart;
 mod commands;
 mod contenders;
@@ -34,8 +32,6 @@ mod results;
 mod rig;
 mod run;
 mod scenarios;
-#[path = "../common/tokio_twin.rs"]
-mod tokio_twin;
 mod transfer;
 mod wire;
 
@@ -110,10 +106,10 @@ impl Role {
             Self::Backends { first, count } => backend::serve(first, count),
             Self::Load { target, work } => load::work(target, work),
             Self::BareRelay { addr, backends } => {
-                Ok(bare_relay::serve(TcpListener::bind(addr)?, &backends)?)
+                Ok(tinylb_benches::bare_relay::serve(TcpListener::bind(addr)?, &backends)?)
             }
             Self::TokioTwin { addr, backends } => {
-                Ok(tokio_twin::serve(TcpListener::bind(addr)?, &backends)?)
+                Ok(tinylb_benches::tokio_twin::serve(TcpListener::bind(addr)?, &backends)?)
             }
         }
     }

@@ -19,15 +19,28 @@ pub(super) const ACCEPTS_PER_TURN: usize = 64;
 impl EventLoop {
     /// Returns whether calling `accept` is worthwhile and nothing forbids another client.
     pub(super) fn may_accept(&self) -> bool {
-        self.run_state == RunState::Serving
+        let is_open = match self.run_state {
+            RunState::Serving => true,
+            RunState::Draining { accepts_left, .. } => accepts_left > 0,
+            RunState::Starting | RunState::Over => false,
+        };
+        is_open
             && self.acceptor.may_accept()
             && self.fd_waiters.is_empty()
             && self.pairs.len() + self.close_queue.pairs() < self.cx.config.max_connections
             && self.pairs.has_room()
     }
 
-    /// Accepts clients until the listener would block or the budget is spent.
+    /// Accepts clients until the listener would block or the budget is spent. While draining, the
+    /// listener is closed as soon as no more can be accepted.
     pub(super) fn accept(&mut self, now: Instant) {
+        self.accept_some(now);
+        if matches!(self.run_state, RunState::Draining { .. }) && !self.may_accept() {
+            self.acceptor.close(&self.cx.registry);
+        }
+    }
+
+    fn accept_some(&mut self, now: Instant) {
         let mut failed = 0;
         for _ in 0..ACCEPTS_PER_TURN {
             if !self.may_accept() {
@@ -40,23 +53,26 @@ impl EventLoop {
                     debug!("a client was gone before it was accepted: {err}");
                     failed += 1;
                 }
-                Accept::ListenerFailed(err) => return self.pause_accepting(&err, now),
+                Accept::ListenerFailed(err) => return self.pause_accepting(err, now),
             }
         }
         if failed == ACCEPTS_PER_TURN {
             // A listener that fails in this way for good would keep the loop busy for ever.
-            self.pause_accepting(&io::ErrorKind::ConnectionAborted.into(), now);
+            self.pause_accepting(io::ErrorKind::ConnectionAborted.into(), now);
         }
     }
 
-    fn pause_accepting(&mut self, err: &io::Error, now: Instant) {
-        self.acceptor.pause(now);
+    fn pause_accepting(&mut self, err: io::Error, now: Instant) {
         if let Some(suppressed) = self.cx.accept_warnings.pass(now) {
             warn!("cannot accept clients for now: {err}{suppressed}");
         }
+        self.acceptor.pause(err, now);
     }
 
     fn accept_client(&mut self, stream: Box<dyn Stream>, addr: Address, now: Instant) {
+        if let RunState::Draining { accepts_left, .. } = &mut self.run_state {
+            *accepts_left -= 1;
+        }
         let counters = &mut self.cx.counters;
         let id = counters.accepted;
         counters.accepted += 1;
@@ -73,7 +89,7 @@ impl EventLoop {
             Ok(()) => self.advance_dial(slot, now),
             Err(err) => {
                 self.close_pair(slot, EndReason::LocalFailure, now);
-                self.pause_accepting(&err, now);
+                self.pause_accepting(err, now);
             }
         }
     }

@@ -7,6 +7,7 @@ use mio::Registry;
 
 use super::token::LISTENER;
 use crate::net::{self, Address, Listener, Stream};
+use crate::observer::AcceptChanged;
 
 /// How long an accept pause lasts if no pair closes before.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,6 +21,10 @@ pub(crate) struct Acceptor {
     /// Set after an error of `accept` or `dial` that tells of a shortage on this machine. No event
     /// tells when that is over.
     paused_until: Option<Instant>,
+    /// The error that the pause is for.
+    pause_error: Option<io::Error>,
+    /// Whether the observer was told last that accepting has paused.
+    is_pause_reported: bool,
 }
 
 /// What came of a call to `accept`.
@@ -36,7 +41,13 @@ impl Acceptor {
     /// Registers the listener.
     pub(crate) fn new(mut listener: Box<dyn Listener>, registry: &Registry) -> io::Result<Self> {
         registry.register(&mut *listener, LISTENER, mio::Interest::READABLE)?;
-        Ok(Self { listener: Some(listener), is_ready: false, paused_until: None })
+        Ok(Self {
+            listener: Some(listener),
+            is_ready: false,
+            paused_until: None,
+            pause_error: None,
+            is_pause_reported: false,
+        })
     }
 
     pub(crate) fn close(&mut self, registry: &Registry) {
@@ -69,8 +80,11 @@ impl Acceptor {
     }
 
     /// Pauses accepting. A pause under way does not get longer.
-    pub(crate) fn pause(&mut self, now: Instant) {
-        self.paused_until.get_or_insert(now + PAUSE);
+    pub(crate) fn pause(&mut self, err: io::Error, now: Instant) {
+        if self.paused_until.is_none() {
+            self.paused_until = Some(now + PAUSE);
+            self.pause_error = Some(err);
+        }
     }
 
     /// Returns when the pause is over, if there is one.
@@ -86,5 +100,19 @@ impl Acceptor {
     /// Ends a pause whose time is over.
     pub(crate) fn expire_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
+    }
+
+    /// Returns what the observer is to be told, once. A shortage that lasts is one pause, though
+    /// accepting is tried in between.
+    pub(crate) fn take_change(&mut self) -> Option<AcceptChanged<'_>> {
+        let is_paused = self.paused_until.is_some();
+        if is_paused == self.is_pause_reported || self.listener.is_none() {
+            return None;
+        }
+        self.is_pause_reported = is_paused;
+        match &self.pause_error {
+            Some(error) if is_paused => Some(AcceptChanged::Paused { error }),
+            _ => Some(AcceptChanged::Resumed),
+        }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct CloseQueue {
     with_clients: VecDeque<u64>,
     with_backends: VecDeque<u64>,
     pairs: usize,
+    sockets: usize,
 }
 
 /// The sockets that one step has left to be closed, and what is to be reported then.
@@ -82,12 +83,18 @@ impl CloseQueue {
             self.with_backends.push_back(id);
         }
         self.pairs += batch.pairs;
+        self.sockets += batch.clients.len() + batch.backends.len();
         self.batches.push_back(batch);
     }
 
     /// Returns how many pairs have a socket that is still open.
     pub(crate) fn pairs(&self) -> usize {
         self.pairs
+    }
+
+    /// Returns how many sockets are still open.
+    pub(crate) fn sockets(&self) -> usize {
+        self.sockets
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -116,6 +123,7 @@ impl CloseQueue {
             ids.push_back(id);
         }
         self.pairs -= usize::from(ends_pair);
+        self.sockets -= 1;
         Some(Next::Close(side))
     }
 }

@@ -8,6 +8,10 @@ use crate::mailbox::{Requests, Stop};
 use crate::stats::{EndReason, Stats};
 use crate::time::after;
 
+/// How many clients are accepted from the backlog when a drain begins: as many as the largest usual
+/// backlog holds.
+const ACCEPTS_WHEN_DRAINING: usize = 4096;
+
 impl EventLoop {
     pub(super) fn handle_commands(&mut self, requests: Requests, now: Instant) {
         let Requests { update, stats, stop } = requests;
@@ -24,17 +28,21 @@ impl EventLoop {
         }
     }
 
-    /// Closes the listener, and lets pairs finish. The earlier of two limits holds.
+    /// Accepts who is in the backlog, closes the listener, and lets pairs finish. The earlier of two
+    /// limits holds.
     fn drain(&mut self, until: Instant) {
         self.run_state = match self.run_state {
-            RunState::Serving => {
+            RunState::Starting | RunState::Serving => {
                 let pairs = counted(self.pairs.len() as u64, "connection");
                 info!("draining: {pairs} left");
-                self.acceptor.close(&self.cx.registry);
-                RunState::Draining { until }
+                // Their connections are complete, and closing the listener would reset them.
+                self.acceptor.set_ready();
+                let is_serving = self.run_state == RunState::Serving;
+                let accepts_left = if is_serving { ACCEPTS_WHEN_DRAINING } else { 0 };
+                RunState::Draining { until, accepts_left }
             }
-            RunState::Draining { until: earlier } => {
-                RunState::Draining { until: earlier.min(until) }
+            RunState::Draining { until: earlier, accepts_left } => {
+                RunState::Draining { until: earlier.min(until), accepts_left }
             }
             RunState::Over => RunState::Over,
         };

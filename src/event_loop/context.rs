@@ -9,7 +9,7 @@ use super::log_limit::LogLimit;
 use super::pair::{ClientInfo, Limits, Relaying};
 use crate::log::{debug, info, warn};
 use crate::net::SocketOptions;
-use crate::observer::{Ended, Observer};
+use crate::observer::{BackendRef, Ended, Observer};
 use crate::pool::{Pool, Tried};
 use crate::relay::Progress;
 use crate::stats::{EndReason, Stats};
@@ -35,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) counters: Stats,
     pub(crate) accept_warnings: LogLimit,
     pub(crate) dial_warnings: LogLimit,
+    pub(crate) port_warnings: LogLimit,
     pub(crate) ejection_warnings: LogLimit,
     /// Why clients are refused, as the log says.
     warned_of: Option<&'static str>,
@@ -56,6 +57,7 @@ impl Context {
             counters: Stats::default(),
             accept_warnings: LogLimit::default(),
             dial_warnings: LogLimit::default(),
+            port_warnings: LogLimit::default(),
             ejection_warnings: LogLimit::default(),
             warned_of: None,
         }
@@ -137,7 +139,10 @@ impl Context {
         let Relaying { assignment, duplex } = relaying;
         let ended = Ended {
             client: client.observed(),
-            backend: Some((assignment.key(), assignment.target_name())),
+            backend: Some(BackendRef {
+                key: assignment.key(),
+                target_name: assignment.target_name(),
+            }),
             lasted: now.saturating_duration_since(client.accepted_at),
             bytes_up: duplex.bytes_up,
             bytes_down: duplex.bytes_down,

@@ -1,24 +1,30 @@
 //! From an accepted client to its backend: picking, dialling, failing over.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::EventLoop;
 use super::context::Context;
-use super::pair::{Candidate, ClientInfo, Connecting, Dialling, Pair, Phase, Relaying, Stage};
+use super::pair::{
+    Candidate, ClientInfo, Connecting, DialTimeout, Dialling, Pair, Phase, Relaying, Stage,
+};
 use super::pair_table::Queue;
 use super::token::{PairSide, PairToken};
 use crate::backend::{Dial, DialRequest};
 use crate::log::{debug, warn};
 use crate::net;
 use crate::observer::{AttemptFailed, Connected};
-use crate::pool::{Assignment, Tried};
+use crate::pool::{Assignment, Id, Picked, Target, Tried};
 use crate::relay::{Duplex, Side};
 use crate::stats::EndReason;
 use crate::time::after;
 
 /// How many dials a turn begins at most for clients accepted earlier.
 pub(super) const DIALS_PER_TURN: usize = 64;
+
+/// The shortest time that an attempt gets to connect, unless `connect_timeout` is shorter: enough for
+/// a lost SYN to be sent again, which Linux does after one second.
+const SHORTEST_SHARE: Duration = Duration::from_secs(2);
 
 /// What comes of a step towards a backend.
 enum Step {
@@ -27,7 +33,9 @@ enum Step {
     /// There is more to do, in a later turn, since each dial costs time.
     Retry(Phase),
     /// No descriptor is left to dial with.
-    AwaitDescriptor(Candidate),
+    AwaitDescriptor(Candidate, io::Error),
+    /// All backends that are left are busy. This target comes first.
+    AwaitBusy(Id<Target>),
     Connected {
         assignment: Assignment,
         backend: Side,
@@ -42,14 +50,13 @@ impl EventLoop {
         self.step(slot, now, |dialler, phase| dialler.advance(phase));
     }
 
-    /// Gives up a dial in flight whose time is over.
-    pub(super) fn time_out_dial(&mut self, slot: usize, now: Instant) {
-        self.step(slot, now, |dialler, phase| match phase {
-            Phase::Connecting(connecting) => {
-                dialler.connect_failed(connecting, &io::ErrorKind::TimedOut.into())
-            }
-            other => Step::Wait(other),
-        });
+    /// Gives up an attempt whose time is over, or the client if the time for all attempts is. A dial
+    /// in flight is asked once more before.
+    pub(super) fn time_out_dial(&mut self, slot: usize, timeout: DialTimeout, now: Instant) {
+        self.step(slot, now, |dialler, phase| dialler.time_out(phase, timeout));
+        if matches!(self.pairs.get_mut(slot), Some(Pair { stage: Stage::Relaying(_), .. })) {
+            self.pairs.enqueue(slot, Queue::Ready);
+        }
     }
 
     /// Takes the next steps of clients that were queued to dial again.
@@ -85,6 +92,31 @@ impl EventLoop {
         }
     }
 
+    /// Has clients that wait for busy targets pick anew: of each target the first, and more as long
+    /// as it takes them.
+    pub(super) fn retry_busy(&mut self, now: Instant) {
+        while let Some(target) = self.busy_queue.next_due(now) {
+            while self.budget.dials > 0 {
+                let Some(token) = self.busy_queue.pop_front(target) else { break };
+                let is_waiting = self.pairs.find(token).is_some_and(|pair| pair.awaits_busy());
+                if !is_waiting {
+                    continue;
+                }
+                self.budget.dials -= 1;
+                self.step(token.slot, now, |dialler, _| {
+                    dialler.tried.forget_busy();
+                    dialler.advance(Phase::Pick)
+                });
+                if self.busy_queue.restore_front(target, token) {
+                    break; // it is still busy
+                }
+            }
+            if self.budget.dials == 0 {
+                return self.busy_queue.put_back(target);
+            }
+        }
+    }
+
     /// Takes a dialling pair out, has its next phase determined, and puts it back, or closes it.
     fn step(
         &mut self,
@@ -112,10 +144,14 @@ impl EventLoop {
         let is_retried = matches!(step, Step::Retry(_));
         let phase = match step {
             Step::Wait(phase) | Step::Retry(phase) => phase,
-            Step::AwaitDescriptor(candidate) => {
+            Step::AwaitDescriptor(candidate, err) => {
                 self.fd_waiters.push_back(token);
-                self.acceptor.pause(now);
+                self.acceptor.pause(err, now);
                 Phase::AwaitDescriptor(Some(candidate))
+            }
+            Step::AwaitBusy(target) => {
+                self.busy_queue.push_back(target, token, now);
+                Phase::AwaitBusy
             }
             Step::Connected { assignment, backend, preface } => {
                 let duplex = Duplex::new(side, backend, preface, now);
@@ -151,32 +187,66 @@ struct Dialler<'a> {
 impl Dialler<'_> {
     fn advance(&mut self, phase: Phase) -> Step {
         match phase {
-            // A pair whose attempts fail at once is always queued, and its timer passes over it.
-            Phase::Pick | Phase::Dial(_) if self.give_up_at <= self.now => {
-                if let (Some(assignment), _) = phase.into_parts() {
+            // Its timer closes it. While it was queued, that could not fire.
+            Phase::Pick | Phase::Dial(_) if self.give_up_at <= self.now => Step::Wait(phase),
+            Phase::Pick => self.pick(),
+            Phase::Dial(candidate) => self.dial(candidate),
+            // Their queues have them tried again.
+            Phase::AwaitDescriptor(_) | Phase::AwaitBusy => Step::Wait(phase),
+            Phase::Connecting(connecting) => self.check_connect(connecting),
+        }
+    }
+
+    fn time_out(&mut self, phase: Phase, timeout: DialTimeout) -> Step {
+        let step = match phase {
+            Phase::Connecting(mut connecting) => match connecting.backend.check_connect() {
+                Ok(true) => return self.connected(connecting),
+                Err(err) => self.connect_failed(connecting, &err),
+                Ok(false) if timeout == (DialTimeout::All { attempt_too: false }) => {
+                    Step::Wait(Phase::Connecting(connecting))
+                }
+                Ok(false) => self.connect_failed(connecting, &io::ErrorKind::TimedOut.into()),
+            },
+            other => Step::Wait(other),
+        };
+        match (step, timeout) {
+            (Step::Wait(phase) | Step::Retry(phase), DialTimeout::All { .. }) => {
+                let (assignment, backend) = phase.into_parts();
+                if let Some(assignment) = assignment {
                     self.cx.pool.release(assignment);
+                }
+                if let Some(backend) = backend {
+                    backend.close(&self.cx.registry);
                 }
                 Step::Close(EndReason::DialLimit)
             }
-            Phase::Pick => self.pick(),
-            Phase::Dial(candidate) => self.dial(candidate),
-            Phase::AwaitDescriptor(_) => Step::Wait(phase), // see `retry_fd_waiters`
-            Phase::Connecting(connecting) => self.check_connect(connecting),
+            (step, _) => step,
         }
     }
 
     fn pick(&mut self) -> Step {
         match self.cx.pool.pick(self.tried) {
-            Some(assignment) => self.dial(Candidate { assignment, attempt: 0, has_failed: false }),
-            None => Step::Close(self.cx.refusal()),
+            Picked::Backend(assignment) => self.dial(Candidate::new(assignment, self.now)),
+            Picked::Busy(target) => Step::AwaitBusy(target),
+            Picked::None => Step::Close(self.cx.refusal()),
+        }
+    }
+
+    /// Gives up a busy backend for now. The next one is dialled in a later turn.
+    fn busy(&mut self, candidate: Candidate) -> Step {
+        self.cx.pool.backend_busy(candidate.assignment, self.tried);
+        match self.cx.pool.must_wait(self.tried) {
+            Some(target) => Step::AwaitBusy(target),
+            None => Step::Retry(Phase::Pick),
         }
     }
 
     /// Begins to dial one address.
     fn dial(&mut self, mut candidate: Candidate) -> Step {
+        candidate.dialled_at = self.now;
         match self.begin_dial(&candidate) {
             Ok((backend, preface)) => {
-                let give_up_at = after(self.now, self.cx.config.limits.connect_timeout);
+                let give_up_at = after(self.now, self.share(&candidate));
                 let has_event = false;
                 let dial = Connecting { backend, preface, candidate, give_up_at, has_event };
                 Step::Wait(Phase::Connecting(dial))
@@ -185,15 +255,16 @@ impl Dialler<'_> {
                 if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
                     warn!("cannot dial for now: {err}{suppressed}");
                 }
-                Step::AwaitDescriptor(candidate)
+                Step::AwaitDescriptor(candidate, err)
             }
             // Not at once: a backend that is always interrupted would hold up everyone.
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {
                 Step::Retry(Phase::Dial(candidate))
             }
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.busy(candidate),
             Err(err) if net::is_local_failure(&err) => {
                 let target_name = candidate.assignment.target_name();
-                if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
+                if let Some(suppressed) = self.cx.port_warnings.pass(self.now) {
                     warn!("no local address or port to reach {target_name}: {err}{suppressed}");
                 }
                 self.attempt_failed(candidate, &err)
@@ -203,6 +274,18 @@ impl Dialler<'_> {
                 self.attempt_failed(candidate, &err)
             }
         }
+    }
+
+    /// Returns how long an attempt may take: its fair share of the client's remaining time, within
+    /// `connect_timeout`. A share that would be too short to tell anything is made longer.
+    fn share(&mut self, candidate: &Candidate) -> Duration {
+        let Candidate { assignment, attempt, .. } = candidate;
+        let connect_timeout = self.cx.config.limits.connect_timeout;
+        let addresses = assignment.entry().backend().attempts().saturating_sub(*attempt);
+        let others = self.cx.pool.others_left(assignment, self.tried);
+        let candidates = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(addresses.max(1));
+        let share = self.give_up_at.saturating_duration_since(self.now) / candidates;
+        share.max(SHORTEST_SHARE).min(connect_timeout)
     }
 
     fn begin_dial(&self, candidate: &Candidate) -> io::Result<(Side, Vec<u8>)> {
@@ -257,8 +340,9 @@ impl Dialler<'_> {
             target_name,
             attempt: candidate.attempt,
             error: err,
+            took: self.now.saturating_duration_since(candidate.dialled_at),
         });
-        cx.pool.dial_failed(&candidate.assignment);
+        cx.pool.dial_failed(&candidate.assignment, err, self.now);
         candidate.attempt += 1;
         if candidate.attempt < candidate.assignment.entry().backend().attempts() {
             return Step::Retry(Phase::Dial(candidate));

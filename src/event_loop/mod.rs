@@ -12,6 +12,8 @@
 
 mod accept;
 mod acceptor;
+mod batch;
+mod busy_queue;
 mod close_queue;
 mod commands;
 mod context;
@@ -34,6 +36,9 @@ use std::time::{Duration, Instant};
 use mio::{Registry, Token};
 
 use self::acceptor::Acceptor;
+use self::batch::CompleteUntil;
+pub(crate) use self::batch::{Batch, Completeness};
+use self::busy_queue::BusyQueue;
 use self::close_queue::{CloseQueue, ClosingBatch};
 pub(crate) use self::context::Config;
 use self::context::Context;
@@ -69,12 +74,14 @@ pub(crate) struct EventLoop {
     /// The pairs that wait for a descriptor to dial with, in order of arrival. Some may have been
     /// closed since.
     fd_waiters: VecDeque<PairToken>,
+    busy_queue: BusyQueue,
     close_queue: CloseQueue,
     /// What is left of this turn's budgets.
     budget: Budget,
+    /// The time by which timeouts are judged.
+    complete_until: CompleteUntil,
     run_state: RunState,
     started_at: Option<Instant>,
-    updates: u64,
     cx: Context,
 }
 
@@ -92,10 +99,14 @@ impl Default for Budget {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RunState {
+    /// Before the first turn.
+    Starting,
     Serving,
-    /// No client is accepted any more. When the limit runs out, the rest are aborted.
+    /// Clients that wait in the backlog are accepted, so many at most, and no others. When the limit
+    /// runs out, the rest are aborted.
     Draining {
         until: Instant,
+        accepts_left: usize,
     },
     Over,
 }
@@ -115,11 +126,12 @@ impl EventLoop {
             pairs: PairTable::default(),
             timers: Timers::default(),
             fd_waiters: VecDeque::new(),
+            busy_queue: BusyQueue::default(),
             close_queue: CloseQueue::default(),
             budget: Budget::default(),
-            run_state: RunState::Serving,
+            complete_until: CompleteUntil::default(),
+            run_state: RunState::Starting,
             started_at: None,
-            updates: 0,
             cx: Context::new(config, registry, pool, observer),
         })
     }
@@ -127,33 +139,44 @@ impl EventLoop {
     /// Runs one turn: handles the events, and all that is due by now. Returns when it wants to be
     /// called again at the latest, though nothing may have happened; `None` if it can wait for an
     /// event.
+    ///
+    /// Whatever ends a pair or a dial because of a timeout is judged by the time up to which events
+    /// are complete, all else by `now`.
     pub(crate) fn turn(
         &mut self,
-        events: impl Iterator<Item = (Token, Readiness)>,
+        batch: Batch<impl Iterator<Item = (Token, Readiness)>>,
         now: Instant,
     ) -> Option<Instant> {
-        if self.started_at.is_none() {
+        if self.run_state == RunState::Starting {
             self.started_at = Some(now);
             self.mailbox.start();
         }
         self.budget = Budget::default();
         self.cx.pool.end_ejections(now);
-        for (token, readiness) in events {
+        let (sources, mut events) = (self.sources(), 0);
+        for (token, readiness) in batch.events {
+            events += 1;
             match Source::from(token) {
                 Source::Mailbox => {} // it has woken the loop, which looks below
                 Source::Listener => self.acceptor.set_ready(),
                 Source::Pair(pair, side) => self.handle_event(pair, side, readiness, now),
             }
         }
+        self.complete_until.note(batch.poll_began, batch.completeness, events, sources);
         if let Some(requests) = self.mailbox.take_pending() {
             self.handle_commands(requests, now);
+        }
+        if self.run_state == RunState::Starting {
+            self.run_state = RunState::Serving;
         }
         self.close_some();
         self.drive_relays(now);
         self.handle_timeouts(now);
         self.retry_fd_waiters(now);
+        self.retry_busy(now);
         self.drive_dials(now);
         self.accept(now);
+        self.report_changes();
         // Only now, so that no event of this turn reaches a later occupant of a slot.
         self.pairs.free_vacated();
         if self.pairs.shrink() {
@@ -173,10 +196,11 @@ impl EventLoop {
 
     /// Returns what it did up to now.
     pub(crate) fn summary(&self, now: Instant) -> Summary {
-        let Stats { accepted, refused, ended, bytes_up, bytes_down, .. } = self.cx.counters;
+        let Stats { accepted, refused, ended, bytes_up, bytes_down, updates, .. } =
+            self.cx.counters;
         let ran_for = |started| now.saturating_duration_since(started);
         let ran_for = self.started_at.map_or(Duration::ZERO, ran_for);
-        Summary { ran_for, accepted, refused, ended, bytes_up, bytes_down, updates: self.updates }
+        Summary { ran_for, accepted, refused, ended, bytes_up, bytes_down, updates }
     }
 
     /// Returns a snapshot of all counters.
@@ -186,6 +210,12 @@ impl EventLoop {
         Stats { backends, departed, ..counters.clone() }
     }
 
+    /// Returns how many event sources are registered, at most: both sockets of each pair, those
+    /// that are still to be closed, the listener and the waker.
+    fn sources(&self) -> usize {
+        2 * self.pairs.len() + self.close_queue.sockets() + 2
+    }
+
     fn next_turn(&self, now: Instant) -> Option<Instant> {
         let may_retry = !self.fd_waiters.is_empty() && self.acceptor.paused_until().is_none();
         let has_work = self.pairs.has_queued() || !self.close_queue.is_empty();
@@ -193,12 +223,17 @@ impl EventLoop {
             return Some(now);
         }
         let drain_limit = match self.run_state {
-            RunState::Draining { until } => Some(until),
+            RunState::Draining { until, .. } => Some(until),
             _ => None,
         };
         let target_limit = self.cx.pool.next_drain_limit();
-        let times =
-            [self.timers.earliest(), self.acceptor.paused_until(), target_limit, drain_limit];
+        let times = [
+            self.timers.earliest(),
+            self.acceptor.paused_until(),
+            self.busy_queue.retry_at(now),
+            target_limit,
+            drain_limit,
+        ];
         times.into_iter().flatten().min()
     }
 }
@@ -293,9 +328,22 @@ impl EventLoop {
     }
 }
 
+/// Reporting.
+impl EventLoop {
+    /// Tells the observer of what has changed in this turn besides clients.
+    fn report_changes(&mut self) {
+        let Context { pool, observer, .. } = &mut self.cx;
+        pool.drain_breaker_changes()
+            .for_each(|change| observer.breaker_changed(&change.observed()));
+        if let Some(change) = self.acceptor.take_change() {
+            observer.accept_changed(&change);
+        }
+    }
+}
+
 /// Closing.
 impl EventLoop {
-    /// Closes a pair: in an orderly way if both streams have ended so, else by an abort.
+    /// Closes a pair: a side that was sent the end of stream in an orderly way, else by an abort.
     fn close_pair(&mut self, slot: usize, reason: EndReason, now: Instant) {
         let (client, backend) = self.detach(slot, reason, now);
         self.close(client, backend);
@@ -315,12 +363,12 @@ impl EventLoop {
                 (dialling.client, backend)
             }
             Stage::Relaying(relaying) => {
+                let is_removed = !self.cx.pool.serves(&relaying.assignment);
                 self.cx.ended(&client, &relaying, reason, now);
                 self.cx.pool.release(relaying.assignment);
-                let (mut client, mut backend) = relaying.duplex.into_sides();
-                if reason == EndReason::Finished {
-                    client.mark_orderly();
-                    backend.mark_orderly();
+                let (client, mut backend) = relaying.duplex.into_sides();
+                if is_removed {
+                    backend.mark_aborted();
                 }
                 (client, Some(backend))
             }

@@ -54,6 +54,11 @@ impl Pair {
         matches!(dialling.phase, Phase::AwaitDescriptor(_))
     }
 
+    pub(crate) fn awaits_busy(&self) -> bool {
+        let Stage::Dialling(dialling) = &self.stage else { return false };
+        matches!(dialling.phase, Phase::AwaitBusy)
+    }
+
     /// Returns which of its timeouts has fired by now.
     pub(crate) fn timeout(&self, limits: &Limits, now: Instant) -> Option<Timeout> {
         match &self.stage {
@@ -78,12 +83,18 @@ pub(crate) struct Limits {
 /// A timeout that has fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timeout {
-    /// One attempt has taken too long; there is time for another.
-    Attempt,
-    /// All attempts have. The last one has failed only if it had its full time.
-    DialLimit { attempt_too: bool },
+    Dial(DialTimeout),
     /// The pair has been idle or half-closed for too long.
     Relay(EndReason),
+}
+
+/// What has taken too long for a client that waits for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DialTimeout {
+    /// One attempt has; there is time for another.
+    Attempt,
+    /// All attempts have. The last one has failed only if it had its full time.
+    All { attempt_too: bool },
 }
 
 /// A client that waits for a backend.
@@ -97,6 +108,8 @@ pub(crate) struct Dialling {
 /// What comes next on the way to a backend.
 ///
 /// ```text
+/// AwaitBusy
+///  ↓ ↑ all that is left is busy
 /// Pick ──> Dial ──begun──> Connecting ──connected──> (relaying)
 ///  ↑ ↑      ↑ ↓ no descriptor   │ failed
 ///  │ │  AwaitDescriptor         │
@@ -110,6 +123,8 @@ pub(crate) enum Phase {
     Dial(Candidate),
     /// Dial once a descriptor is free. Without a candidate, pick one first.
     AwaitDescriptor(Option<Candidate>),
+    /// Pick a backend once a busy one may have room.
+    AwaitBusy,
     Connecting(Connecting),
 }
 
@@ -118,8 +133,16 @@ pub(crate) struct Candidate {
     pub(crate) assignment: Assignment,
     /// Which of its dials: see `Backend::attempts`.
     pub(crate) attempt: u32,
+    /// When that dial was begun, or is to be.
+    pub(crate) dialled_at: Instant,
     /// Whether a dial failed for a reason that says something of the backend.
     pub(crate) has_failed: bool,
+}
+
+impl Candidate {
+    pub(crate) fn new(assignment: Assignment, now: Instant) -> Self {
+        Self { assignment, attempt: 0, dialled_at: now, has_failed: false }
+    }
 }
 
 /// A dial in flight.
@@ -162,10 +185,12 @@ impl Dialling {
     fn timeout(&self, now: Instant) -> Option<Timeout> {
         let attempt_too =
             matches!(&self.phase, Phase::Connecting(connecting) if connecting.give_up_at <= now);
-        match self.give_up_at <= now {
-            true => Some(Timeout::DialLimit { attempt_too }),
-            false => attempt_too.then_some(Timeout::Attempt),
-        }
+        let timeout = match self.give_up_at <= now {
+            true => DialTimeout::All { attempt_too },
+            false if attempt_too => DialTimeout::Attempt,
+            false => return None,
+        };
+        Some(Timeout::Dial(timeout))
     }
 }
 
@@ -173,7 +198,7 @@ impl Phase {
     /// Returns the backend that the client was given, if it has one.
     pub(crate) fn assignment(&self) -> Option<&Assignment> {
         match self {
-            Self::Pick | Self::AwaitDescriptor(None) => None,
+            Self::Pick | Self::AwaitDescriptor(None) | Self::AwaitBusy => None,
             Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
                 Some(&candidate.assignment)
             }
@@ -184,7 +209,7 @@ impl Phase {
     /// Takes the phase apart: what is to be released, and to be aborted.
     pub(crate) fn into_parts(self) -> (Option<Assignment>, Option<Side>) {
         match self {
-            Self::Pick | Self::AwaitDescriptor(None) => (None, None),
+            Self::Pick | Self::AwaitDescriptor(None) | Self::AwaitBusy => (None, None),
             Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
                 (Some(candidate.assignment), None)
             }

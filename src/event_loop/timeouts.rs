@@ -10,38 +10,34 @@ use crate::stats::EndReason;
 const TIMEOUTS_PER_TURN: usize = 256;
 
 impl EventLoop {
+    /// Handles the timeouts that were due by the time up to which events are complete.
     pub(super) fn handle_timeouts(&mut self, now: Instant) {
+        let Some(complete_until) = self.complete_until.time() else { return };
         for _ in 0..TIMEOUTS_PER_TURN {
-            let Some(slot) = self.timers.next_due(now) else { break };
+            let Some(slot) = self.timers.next_due(complete_until) else { break };
             // A queued pair is asked after it has done what it has to.
             if !self.pairs.is_queued(slot) {
-                self.check_timeout(slot, now);
+                self.check_timeout(slot, complete_until, now);
             }
         }
-        if self.cx.pool.next_drain_limit().is_some_and(|until| until <= now) {
-            self.end_drained(now);
+        if self.cx.pool.next_drain_limit().is_some_and(|until| until <= complete_until) {
+            self.end_drained(complete_until, now);
         }
-        if matches!(self.run_state, RunState::Draining { until } if until <= now) {
+        if matches!(self.run_state, RunState::Draining { until, .. } if until <= complete_until) {
             self.stop(EndReason::DrainLimit, now);
         }
     }
 
-    fn check_timeout(&mut self, slot: usize, now: Instant) {
+    fn check_timeout(&mut self, slot: usize, complete_until: Instant, now: Instant) {
         let Some(pair) = self.pairs.get_mut(slot) else { return }; // the timer is of a closed pair
-        match pair.timeout(&self.cx.config.limits, now) {
+        match pair.timeout(&self.cx.config.limits, complete_until) {
             None => {
                 if let Some(at) = pair.deadline(&self.cx.config.limits) {
                     self.timers.arm(slot, at);
                 }
             }
             Some(Timeout::Relay(reason)) => self.close_pair(slot, reason, now),
-            Some(Timeout::Attempt) => self.time_out_dial(slot, now),
-            Some(Timeout::DialLimit { attempt_too }) => {
-                if attempt_too {
-                    self.time_out_dial(slot, now);
-                }
-                self.close_pair(slot, EndReason::DialLimit, now);
-            }
+            Some(Timeout::Dial(timeout)) => self.time_out_dial(slot, timeout, now),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::EventLoop;
 use super::close_queue::{ClosingBatch, Next, Report};
-use super::pair::{Pair, Stage};
+use super::pair::{Pair, Phase, Stage};
 use super::pair_table::Queue;
 use crate::log::{counted, info};
 use crate::mailbox::UpdateRequest;
@@ -19,7 +19,7 @@ impl EventLoop {
         let update = self.mailbox.merged(&request);
         let replaced = self.cx.pool.replace(&update, now);
         let live_before = self.mailbox.set_live_targets(self.cx.pool.live_targets(&update));
-        self.updates += 1;
+        self.cx.counters.updates += 1;
         let mut applied = Applied {
             backends: self.cx.pool.len(),
             draining: self.cx.pool.draining_pairs(),
@@ -32,6 +32,7 @@ impl EventLoop {
         if replaced.affects_pairs {
             self.end_unserved(&mut applied, &mut batch, now);
         }
+        self.release_busy(&mut batch, now);
         log_update(&replaced.difference, &applied);
         self.cx.log_whether_served();
         let UpdateRequest { applied: reply, updates } = request;
@@ -81,9 +82,29 @@ impl EventLoop {
         }
     }
 
+    /// Has the clients that wait for busy backends pick anew at once.
+    fn release_busy(&mut self, batch: &mut ClosingBatch, now: Instant) {
+        for token in self.busy_queue.take() {
+            let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.find(token) else {
+                continue; // closed meanwhile
+            };
+            if !matches!(dialling.phase, Phase::AwaitBusy) {
+                continue;
+            }
+            dialling.phase = Phase::Pick;
+            dialling.tried.forget_busy();
+            if self.cx.pool.has_candidate(&mut dialling.tried) {
+                self.pairs.enqueue(token.slot, Queue::Dial);
+            } else {
+                let (client, backend) = self.detach(token.slot, self.cx.refusal(), now);
+                batch.push_pair(client, backend);
+            }
+        }
+    }
+
     /// Closes the pairs whose target's time to drain is over.
-    pub(super) fn end_drained(&mut self, now: Instant) {
-        self.cx.pool.end_drains(now);
+    pub(super) fn end_drained(&mut self, complete_until: Instant, now: Instant) {
+        self.cx.pool.end_drains(complete_until);
         let mut batch = ClosingBatch::default();
         for slot in self.pairs.slot_numbers() {
             let Some(Pair { stage, .. }) = self.pairs.get_mut(slot) else { continue };

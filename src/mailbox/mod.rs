@@ -7,14 +7,15 @@
 
 mod fair_lock;
 pub(crate) mod oneshot;
+mod pending;
 
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::ThreadId;
-use std::time::Instant;
 
 use self::fair_lock::FairLock;
+pub use self::pending::Pending;
 use crate::backend::BackendSet;
 use crate::error::Error;
 use crate::pool::pending_update::{LiveTargets, PendingUpdate, Removal};
@@ -66,7 +67,14 @@ struct Mailbox {
 enum RunState {
     Unstarted,
     On(ThreadId),
-    Over,
+    /// The loop is dropped, or about to be on this thread. Unless it never ran.
+    Over(Option<ThreadId>),
+}
+
+impl RunState {
+    fn is_over(self) -> bool {
+        matches!(self, Self::Over(_))
+    }
 }
 
 /// What hosts have asked for since the loop looked last. Dropping it releases all who wait.
@@ -112,7 +120,7 @@ impl Stop {
 
 /// What came of putting an update into the mailbox.
 struct Submitted {
-    reply: Reply<Applied>,
+    reply: Pending<Applied>,
     woken: Result<(), Error>,
     /// All updates that the loop has not taken yet, to be merged by their sender.
     updates: Vec<Arc<PendingUpdate>>,
@@ -138,7 +146,7 @@ impl Sender {
         &self,
         set: BackendSet,
         removal: Removal,
-    ) -> Result<Reply<Applied>, Error> {
+    ) -> Result<Pending<Applied>, Error> {
         let update = Arc::new(PendingUpdate::new(set, removal));
         // The loop's own thread, in an observer, waits for no sender.
         let turn = (!self.is_own_thread()).then(|| self.0.merging.wait());
@@ -155,14 +163,14 @@ impl Sender {
     /// Puts an update behind those that the loop has not taken yet.
     fn submit(&self, update: &Arc<PendingUpdate>) -> Result<Submitted, Error> {
         let mut mailbox = self.0.lock();
-        if mailbox.run_state == RunState::Over {
+        if mailbox.run_state.is_over() {
             return Err(Error::Stopped);
         }
         let live_targets = mailbox.live_targets.clone();
         let request = mailbox.requests.update.get_or_insert_with(UpdateRequest::new);
         request.updates.push(update.clone());
         let updates = request.updates.clone();
-        let reply = Reply { answer: request.applied.receiver(), sender: self.clone() };
+        let reply = Pending::new(request.applied.receiver(), self.clone());
         let woken = self.0.wake(&mailbox);
         Ok(Submitted { reply, woken, updates, live_targets })
     }
@@ -179,24 +187,32 @@ impl Sender {
         }
     }
 
-    pub(crate) fn stats(&self) -> Result<Stats, Error> {
+    /// Asks for a snapshot of the counters.
+    pub(crate) fn stats(&self) -> Result<Pending<Stats>, Error> {
         let mut mailbox = self.0.lock();
-        match mailbox.run_state {
-            RunState::Over => return Err(Error::Stopped),
+        let answer = match mailbox.run_state {
+            RunState::Over(_) => return Err(Error::Stopped),
             // Nothing has happened, and nobody knows whether `run` will ever be called.
-            RunState::Unstarted => return Ok(Stats::default()),
-            RunState::On(_) => {}
-        }
-        let stats = mailbox.requests.stats.get_or_insert_with(oneshot::Sender::new);
-        let answer = stats.receiver();
-        self.0.wake(&mailbox)?;
+            RunState::Unstarted => {
+                let stats = oneshot::Sender::new();
+                let answer = stats.receiver();
+                stats.send(Stats::default());
+                answer
+            }
+            RunState::On(_) => {
+                let stats = mailbox.requests.stats.get_or_insert_with(oneshot::Sender::new);
+                let answer = stats.receiver();
+                self.0.wake(&mailbox)?;
+                answer
+            }
+        };
         drop(mailbox);
-        Reply { answer, sender: self.clone() }.wait()
+        Ok(Pending::new(answer, self.clone()))
     }
 
     pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
         let mut mailbox = self.0.lock();
-        if mailbox.run_state == RunState::Over {
+        if mailbox.run_state.is_over() {
             return Ok(());
         }
         mailbox.requests.stop = Some(stop.merge(mailbox.requests.stop));
@@ -211,8 +227,13 @@ impl Sender {
         }
     }
 
+    /// Returns whether the calling thread runs the loop, or is about to drop it: an observer that is
+    /// dropped with the loop cannot wait for the end either.
     fn is_own_thread(&self) -> bool {
-        self.0.lock().run_state == RunState::On(current_thread())
+        match self.0.lock().run_state {
+            RunState::Unstarted | RunState::Over(None) => false,
+            RunState::On(thread) | RunState::Over(Some(thread)) => thread == current_thread(),
+        }
     }
 }
 
@@ -254,7 +275,11 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         let mut mailbox = self.0.lock();
-        mailbox.run_state = RunState::Over;
+        mailbox.run_state = match mailbox.run_state {
+            RunState::On(thread) => RunState::Over(Some(thread)),
+            RunState::Unstarted => RunState::Over(None),
+            over @ RunState::Over(_) => over,
+        };
         let left = (
             mailbox.waker.take(),
             mem::take(&mut mailbox.requests),
@@ -266,43 +291,11 @@ impl Drop for Receiver {
     }
 }
 
-/// Where the answer to a request will be.
-#[derive(Clone)]
-pub(crate) struct Reply<T> {
-    answer: oneshot::Receiver<T>,
-    sender: Sender,
-}
-
-impl<T: Clone> Reply<T> {
-    /// Returns the answer, if there is one by now.
-    pub(crate) fn try_wait(&self) -> Result<Option<T>, Error> {
-        self.answer.try_wait()
-    }
-
-    /// Waits for the answer.
-    pub(crate) fn wait(&self) -> Result<T, Error> {
-        loop {
-            if let Some(value) = self.wait_until(None)? {
-                return Ok(value);
-            }
-        }
-    }
-
-    /// Waits for the answer until the deadline, if there is one. The loop's own thread gets it only
-    /// if it is there already.
-    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<T>, Error> {
-        if let Some(value) = self.try_wait()? {
-            return Ok(Some(value));
-        }
-        if self.sender.is_own_thread() {
-            return Err(Error::OwnThread);
-        }
-        self.answer.wait_until(deadline)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Wake};
     use std::time::Duration;
 
     use super::*;
@@ -316,6 +309,33 @@ mod tests {
         sender.stop(Stop::Now).unwrap();
         assert_eq!(receiver.take_pending().unwrap().stop, Some(Stop::Now));
         assert!(receiver.take_pending().is_none());
+    }
+
+    #[test]
+    fn c3_6_updates_that_were_awaited_leave_nothing_behind() {
+        struct Task;
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let poll = mio::Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (sender, receiver) = channel(Arc::new(waker));
+        let task = Arc::new(Task);
+        for answered in 0..10_000 {
+            let waker = task.clone().into();
+            let mut context = Context::from_waker(&waker);
+            let update = sender.update(BackendSet::new(), Removal::Close).unwrap();
+            let mut pending = pin!(update.clone());
+            assert!(pending.as_mut().poll(&mut context).is_pending());
+            if answered % 2 == 0 {
+                let request = receiver.take_pending().unwrap().update.unwrap();
+                request.applied.send(Applied::default());
+                assert!(pending.as_mut().poll(&mut context).is_ready());
+            }
+        }
+        assert_eq!(Arc::strong_count(&task), 1);
+        drop(receiver.take_pending());
+        assert_eq!(Arc::strong_count(&sender.0), 2, "handles that nobody has are counted");
     }
 
     #[test]

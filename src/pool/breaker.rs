@@ -1,7 +1,9 @@
 //! The circuit breaker of a backend: when dials that keep failing eject it, and for how long.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::observer::{BreakerChanged, BreakerState};
 use crate::random::Random;
 use crate::time::after;
 
@@ -10,7 +12,16 @@ use crate::time::after;
 /// An ejected backend gets no client while another backend is left to try. The time doubles with
 /// each ejection that no success came between, from `base` up to `max`, and is then shortened by up
 /// to a quarter at random, so that a fleet does not return to a backend all at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use tinylb::{Ejection, Server};
+///
+/// let (base, max) = (Duration::from_millis(200), Duration::from_secs(5));
+/// let builder = Server::builder().ejection(Ejection::new(2, base, max));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ejection {
     /// How many consecutive failed dials eject a backend. Defaults to 3; 0 never ejects.
     pub failures: u32,
@@ -22,11 +33,16 @@ pub struct Ejection {
 
 impl Default for Ejection {
     fn default() -> Self {
-        Self { failures: 3, base: Duration::from_secs(1), max: Duration::from_secs(30) }
+        Self::new(3, Duration::from_secs(1), Duration::from_secs(30))
     }
 }
 
 impl Ejection {
+    /// Returns these settings. [`Builder::build`](crate::Builder::build) checks them.
+    pub const fn new(failures: u32, base: Duration, max: Duration) -> Self {
+        Self { failures, base, max }
+    }
+
     /// Returns the time of an ejection after `earlier` ones in a row.
     fn duration(&self, earlier: u32, random: &mut Random) -> Duration {
         let doubled = self.base.saturating_mul(2_u32.saturating_pow(earlier));
@@ -61,6 +77,21 @@ pub(crate) enum Breaker {
     },
 }
 
+/// A change of a breaker that the observer is to be told of.
+pub(crate) struct BreakerChange {
+    pub(super) key: Arc<str>,
+    pub(super) target_name: Arc<str>,
+    pub(super) state: BreakerState,
+}
+
+impl BreakerChange {
+    /// Returns what the observer is told.
+    pub(crate) fn observed(&self) -> BreakerChanged<'_> {
+        let Self { key, target_name, state } = self;
+        BreakerChanged { key, target_name, state: *state }
+    }
+}
+
 impl Default for Breaker {
     fn default() -> Self {
         Self::Closed { failures: 0 }
@@ -68,6 +99,17 @@ impl Default for Breaker {
 }
 
 impl Breaker {
+    /// Returns how long the backend stays ejected, if it is.
+    pub(super) fn ejected_for(&self, now: Instant) -> Option<Duration> {
+        let Self::Ejected { until, .. } = self else { return None };
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Returns whether the backend is to be probed, or is being probed.
+    pub(super) fn is_half_open(&self, now: Instant) -> bool {
+        !matches!(self, Self::Closed { .. }) && self.ejected_for(now).is_none()
+    }
+
     /// Returns whether the next client may be given the backend, even though others are left.
     pub(super) fn is_available(&self) -> bool {
         match self {
@@ -75,6 +117,10 @@ impl Breaker {
             Self::Ejected { .. } => false,
             Self::HalfOpen { is_probed, .. } => !is_probed,
         }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. })
     }
 
     /// Returns the breaker after a failed dial, and the time of the ejection if there is one.

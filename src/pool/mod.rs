@@ -15,12 +15,14 @@ mod rotation;
 mod tried;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::arena::{Arena, Id};
-use self::breaker::Breaker;
+use self::arena::Arena;
+pub(crate) use self::arena::Id;
 pub use self::breaker::Ejection;
+use self::breaker::{Breaker, BreakerChange};
 pub(crate) use self::difference::Difference;
 use self::pending_update::{LiveTargets, Outcome, PendingUpdate};
 pub use self::policy::Policy;
@@ -29,8 +31,9 @@ use self::position_set::PositionSet;
 use self::rotation::Rotation;
 pub(crate) use self::tried::Tried;
 use crate::backend::Entry;
+use crate::observer::BreakerState;
 use crate::random::Random;
-use crate::stats::{BackendStats, Usage};
+use crate::stats::{BackendStats, DialError, Usage};
 use crate::time::after;
 
 /// How the backends in force are picked and ejected.
@@ -57,8 +60,12 @@ pub(crate) struct Pool {
     candidates: PositionSet,
     /// Those of them whose breaker lets the next client through.
     available: PositionSet,
+    /// Those of them whose breaker is closed.
+    closed: PositionSet,
     /// When ejections end. Kept in step by [`set_breaker`](Self::set_breaker).
     ejection_ends: BTreeSet<(Instant, usize)>,
+    /// Those that the observer is still to be told of.
+    breaker_changes: Vec<BreakerChange>,
     targets: Arena<Target>,
     target_by_name: HashMap<Arc<str>, Id<Target>>,
     /// The targets that have left the set and still have pairs.
@@ -78,12 +85,14 @@ struct Member {
     /// The position of the next member with the same target.
     next_of_target: Option<usize>,
     breaker: Breaker,
+    /// The last failed dial of its target.
+    last_error: Option<(Arc<str>, Instant)>,
     dialling: u64,
     usage: Usage,
 }
 
 /// What one or more keys name, or named until it began to drain.
-struct Target {
+pub(crate) struct Target {
     name: Arc<str>,
     /// How many keys of the set name it.
     keys: usize,
@@ -135,6 +144,22 @@ impl Assignment {
     }
 }
 
+/// What came of a pick.
+pub(crate) enum Picked {
+    Backend(Assignment),
+    /// All that is left to try is busy. The client waits for this target.
+    Busy(Id<Target>),
+    /// Nothing is left to try.
+    None,
+}
+
+#[cfg(test)]
+impl Picked {
+    fn backend(self) -> Option<Assignment> {
+        if let Self::Backend(assignment) = self { Some(assignment) } else { None }
+    }
+}
+
 /// What merging a new set into the order has found.
 #[derive(Default)]
 struct Merge {
@@ -169,7 +194,9 @@ impl Pool {
             version: 0,
             candidates: PositionSet::default(),
             available: PositionSet::default(),
+            closed: PositionSet::default(),
             ejection_ends: BTreeSet::new(),
+            breaker_changes: Vec::new(),
             targets: Arena::default(),
             target_by_name: HashMap::new(),
             draining: Vec::new(),
@@ -185,27 +212,36 @@ impl Pool {
 
 /// Picking, and what becomes of it.
 impl Pool {
-    /// Returns whether a client that has tried so much can be given another backend.
+    /// Returns whether a client that has tried so much can be given another backend, or can wait for
+    /// a busy one.
     pub(crate) fn has_candidate(&self, tried: &mut Tried) -> bool {
-        !self.untried(tried).is_empty()
+        !self.untried(tried).is_empty() || self.next_busy(tried).is_some()
     }
 
-    #[allow(dead_code, reason = "the fair share of an attempt will need it")]
-    /// Returns how many other backends the client may be given before it is refused: the available
-    /// ones it has not tried, or if there is none, all it has not tried.
-    pub(crate) fn candidates_left(&self, tried: &mut Tried) -> usize {
+    /// Returns how many other backends the client of an assignment may still be given: while the
+    /// breaker of any is closed, only those.
+    pub(crate) fn others_left(&self, assignment: &Assignment, tried: &mut Tried) -> usize {
+        let own = self.position_of(&assignment.entry);
+        let busy = tried.busy().iter().filter_map(|entry| self.position_of(entry)).count();
         let untried = self.untried(tried);
-        match self.available.common_len(untried) {
-            0 => untried.len(),
-            available => available,
+        let count = |set: &PositionSet| {
+            let is_own = own.is_some_and(|own| untried.contains(own) && set.contains(own));
+            untried.common_len(set) - usize::from(is_own)
+        };
+        match count(&self.closed) + busy {
+            0 => count(untried),
+            closed => closed,
         }
     }
 
     /// Picks a backend that the client has not tried: by the policy at first, and then the next of
-    /// the rotation. One that is not available is picked only if no other is left.
-    pub(crate) fn pick(&mut self, tried: &mut Tried) -> Option<Assignment> {
+    /// the rotation. One that is not available is picked only if no other is left, and none is busy.
+    pub(crate) fn pick(&mut self, tried: &mut Tried) -> Picked {
         self.rotation.begin(self.order.len(), &mut self.random);
-        let position = self.pick_position(tried)?;
+        if let Some(target) = self.must_wait(tried) {
+            return Picked::Busy(target);
+        }
+        let Some(position) = self.pick_position(tried) else { return Picked::None };
         let id = self.order[position];
         let member = &mut self.members[id];
         let (entry, target) = (member.entry.clone(), member.target);
@@ -220,7 +256,14 @@ impl Pool {
             }
             _ => AssignmentState::Dialling,
         };
-        Some(Assignment { entry, member: id, target, state })
+        Picked::Backend(Assignment { entry, member: id, target, state })
+    }
+
+    /// Returns the target that a client has to wait for, if all that is available to it is busy.
+    pub(crate) fn must_wait(&self, tried: &mut Tried) -> Option<Id<Target>> {
+        let target = self.next_busy(tried)?;
+        let is_available = self.rotation.next_of(&self.available, self.untried(tried)).is_some();
+        (!is_available).then_some(target)
     }
 
     fn pick_position(&mut self, tried: &mut Tried) -> Option<usize> {
@@ -243,17 +286,38 @@ impl Pool {
         if tried.is_empty() {
             return &self.candidates;
         }
-        tried.untried(self.version, &self.candidates, |entry| {
-            let key = |id: &Id<Member>| self.members[*id].entry.key();
-            let position = self.order.binary_search_by(|id| key(id).cmp(entry.key())).ok()?;
-            let member = &self.members[self.order[position]];
-            (member.entry.target_name() == entry.target_name()).then_some(position)
-        })
+        tried.untried(self.version, &self.candidates, |entry| self.position_of(entry))
+    }
+
+    /// Returns where an entry is in the order, if its key is in the set and names the same target.
+    fn position_of(&self, entry: &Entry) -> Option<usize> {
+        let key = |id: &Id<Member>| self.members[*id].entry.key();
+        let position = self.order.binary_search_by(|id| key(id).cmp(entry.key())).ok()?;
+        let member = &self.members[self.order[position]];
+        (member.entry.target_name() == entry.target_name()).then_some(position)
+    }
+
+    /// Returns the target of the busy backend that comes first in the rotation.
+    fn next_busy(&self, tried: &Tried) -> Option<Id<Target>> {
+        let busy = tried.busy().iter().filter_map(|entry| self.position_of(entry));
+        let busy = busy.filter(|position| self.candidates.contains(*position));
+        let first = busy.min_by_key(|position| self.rotation.distance(*position))?;
+        Some(self.members[self.order[first]].target)
+    }
+
+    /// Gives a backend back that is busy: the client tries another one, or waits.
+    pub(crate) fn backend_busy(&mut self, assignment: Assignment, tried: &mut Tried) {
+        let position = self.position_of(&assignment.entry);
+        tried.add_busy(assignment.entry.clone(), position, self.version);
+        self.release(assignment);
     }
 
     /// Counts a failed dial: one address of the backend.
-    pub(crate) fn dial_failed(&mut self, assignment: &Assignment) {
+    pub(crate) fn dial_failed(&mut self, assignment: &Assignment, err: &io::Error, now: Instant) {
         self.usage(assignment).dial_failures += 1;
+        if let Some(id) = self.judged_member(assignment) {
+            self.members[id].last_error = Some((err.to_string().into(), now));
+        }
     }
 
     /// Gives a backend back after the last of its addresses: the client does not try it again. If
@@ -267,8 +331,9 @@ impl Pool {
         now: Instant,
     ) -> Option<Duration> {
         let member = self.judged_member(&assignment);
-        let position = member.map(|id| self.members[id].position);
-        tried.add(assignment.entry.clone(), position, self.version);
+        // Not the member's: its key may have left and come back since it was picked.
+        let position = self.position_of(&assignment.entry);
+        tried.add_failed(assignment.entry.clone(), position, self.version);
         let mut ejected_for = None;
         if let Some(id) = member.filter(|_| has_failed) {
             let was_probe = assignment.state == AssignmentState::Probing;
@@ -276,6 +341,9 @@ impl Pool {
             let ejection = &self.settings.ejection;
             let (breaker, time) = breaker.failed(was_probe, ejection, now, &mut self.random);
             self.set_breaker(id, breaker);
+            if let Some(time) = time {
+                self.note_change(id, BreakerState::Ejected { time });
+            }
             ejected_for = time;
             assignment.state = AssignmentState::Dialling;
         }
@@ -286,6 +354,9 @@ impl Pool {
     /// Counts a pair that is connected now. A success closes the breaker.
     pub(crate) fn connected(&mut self, assignment: &mut Assignment) {
         if let Some(id) = self.judged_member(assignment) {
+            if !matches!(self.members[id].breaker, Breaker::Closed { .. }) {
+                self.note_change(id, BreakerState::Closed);
+            }
             self.set_breaker(id, Breaker::default());
         }
         assignment.state = AssignmentState::Open;
@@ -373,16 +444,12 @@ impl Pool {
         if let Breaker::Ejected { until, .. } = breaker {
             self.ejection_ends.insert((until, position));
         }
+        self.closed.set(position, breaker.is_closed());
         let is_available = breaker.is_available() && self.candidates.contains(position);
-        if is_available == self.available.contains(position) {
-            return;
+        if is_available != self.available.contains(position) {
+            self.available.set(position, is_available);
+            self.selector.set_available(position, is_available);
         }
-        if is_available {
-            self.available.insert(position);
-        } else {
-            self.available.remove(position);
-        }
-        self.selector.set_available(position, is_available);
     }
 
     /// Ends the ejections whose time is over: the next client may probe the backend.
@@ -396,7 +463,19 @@ impl Pool {
                 unreachable!("the ends of ejections are kept in step with the breakers")
             };
             self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: false });
+            self.note_change(id, BreakerState::HalfOpen);
         }
+    }
+
+    fn note_change(&mut self, id: Id<Member>, state: BreakerState) {
+        let entry = &self.members[id].entry;
+        let (key, target_name) = (entry.shared_key().clone(), entry.shared_target_name().clone());
+        self.breaker_changes.push(BreakerChange { key, target_name, state });
+    }
+
+    /// Takes the changes of breakers since the last call, for the observer.
+    pub(crate) fn drain_breaker_changes(&mut self) -> std::vec::Drain<'_, BreakerChange> {
+        self.breaker_changes.drain(..)
     }
 }
 
@@ -467,6 +546,7 @@ impl Pool {
             position: 0, // set with those of all
             next_of_target: None,
             breaker: Breaker::default(),
+            last_error: None,
             dialling: 0,
             usage: Usage::default(),
         });
@@ -484,6 +564,7 @@ impl Pool {
         if !is_same {
             self.unname_target(target, &mut merge.unnamed);
             self.members[id].breaker = Breaker::default();
+            self.members[id].last_error = None;
         }
         // A target that was closed on the way has lost its id, though it is named again.
         if !is_same || !self.targets.contains(target) {
@@ -580,6 +661,7 @@ impl Pool {
         self.version += 1;
         self.candidates = PositionSet::empty(order.len());
         self.available = PositionSet::empty(order.len());
+        self.closed = PositionSet::empty(order.len());
         self.ejection_ends.clear();
         for id in &*order {
             let target = &mut targets[members[*id].target];
@@ -589,6 +671,7 @@ impl Pool {
             let member = &mut members[*id];
             let target = &mut targets[member.target];
             member.position = position;
+            self.closed.set(position, member.breaker.is_closed());
             member.next_of_target = target.first_member.replace(position);
             if let Breaker::Ejected { until, .. } = member.breaker {
                 self.ejection_ends.insert((until, position));
@@ -691,7 +774,13 @@ impl Pool {
                 target_name: member.entry.shared_target_name().clone(),
                 weight: member.entry.weight(),
                 dialling: member.dialling,
-                ejected: matches!(member.breaker, Breaker::Ejected { until, .. } if until > now),
+                ejected: member.breaker.ejected_for(now).is_some(),
+                ejected_for: member.breaker.ejected_for(now),
+                half_open: member.breaker.is_half_open(now),
+                last_error: member.last_error.as_ref().map(|(text, at)| DialError {
+                    text: text.clone(),
+                    age: now.saturating_duration_since(*at),
+                }),
                 usage: member.usage,
             }
         };

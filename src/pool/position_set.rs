@@ -55,6 +55,14 @@ impl PositionSet {
         }
     }
 
+    pub(crate) fn set(&mut self, position: usize, is_in: bool) {
+        if is_in {
+            self.insert(position);
+        } else {
+            self.remove(position);
+        }
+    }
+
     /// Returns the first position of the set that is not below `from`.
     pub(crate) fn next(&self, from: usize) -> Option<usize> {
         let mut index = from;
@@ -99,10 +107,6 @@ impl PositionSet {
     /// Returns how many positions are in both sets, which have the same length.
     pub(crate) fn common_len(&self, other: &Self) -> usize {
         self.common_words(other, 0).map(|bits| bits.count_ones() as usize).sum()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     fn common_words<'a>(

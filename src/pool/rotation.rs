@@ -42,6 +42,11 @@ impl Rotation {
         some.next_common(others, self.next)
     }
 
+    /// Returns by what to order positions so that those after the cursor come first.
+    pub(super) fn distance(&self, position: usize) -> (bool, usize) {
+        (position < self.next, position)
+    }
+
     /// Moves the cursor to what was picked.
     pub(super) fn served(&mut self, key: &Arc<str>, position: usize) {
         self.last_served = Some(key.clone());

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::position_set::PositionSet;
 use crate::backend::Entry;
 
-/// The backends that failed for one client. Each (key, target) is tried at most once.
+/// The backends that failed for one client, and those that were busy when it was given them. Each
+/// (key, target) fails at most once for a client; a busy one may be tried again.
 #[derive(Default)]
 pub(crate) struct Tried {
-    entries: Vec<Arc<Entry>>,
+    failed: Vec<Arc<Entry>>,
+    busy: Vec<Arc<Entry>>,
     untried: Untried,
 }
 
@@ -22,18 +24,41 @@ struct Untried {
 
 impl Tried {
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.failed.is_empty() && self.busy.is_empty()
     }
 
-    /// Adds a backend, which is at this position of the order if it is still there.
-    pub(super) fn add(&mut self, entry: Arc<Entry>, position: Option<usize>, version: u64) {
-        self.entries.push(entry);
+    /// Adds a backend that has failed, which is at this position of the order if it is still there.
+    pub(super) fn add_failed(&mut self, entry: Arc<Entry>, position: Option<usize>, version: u64) {
+        self.failed.push(entry);
+        self.exclude(position, version);
+    }
+
+    /// Adds a backend that is busy.
+    pub(super) fn add_busy(&mut self, entry: Arc<Entry>, position: Option<usize>, version: u64) {
+        self.busy.push(entry);
+        self.exclude(position, version);
+    }
+
+    fn exclude(&mut self, position: Option<usize>, version: u64) {
         if let Some(position) = position.filter(|_| self.untried.version == version) {
             self.untried.positions.remove(position);
         }
     }
 
-    /// Returns the candidates that are left, where `position_of` finds those that were tried.
+    /// Returns the backends that were busy.
+    pub(super) fn busy(&self) -> &[Arc<Entry>] {
+        &self.busy
+    }
+
+    /// Lets the client try the busy backends again.
+    pub(crate) fn forget_busy(&mut self) {
+        if !self.busy.is_empty() {
+            self.busy.clear();
+            self.untried = Untried::default();
+        }
+    }
+
+    /// Returns the candidates that are neither failed nor busy. `position_of` finds where one is.
     pub(super) fn untried(
         &mut self,
         version: u64,
@@ -42,7 +67,8 @@ impl Tried {
     ) -> &PositionSet {
         if self.untried.version != version {
             let mut positions = candidates.clone();
-            for position in self.entries.iter().filter_map(|entry| position_of(entry)) {
+            let tried = self.failed.iter().chain(&self.busy);
+            for position in tried.filter_map(|entry| position_of(entry)) {
                 positions.remove(position);
             }
             self.untried = Untried { version, positions };

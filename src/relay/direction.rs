@@ -19,6 +19,10 @@ const READS_TO_GROW: u32 = 16;
 /// Bytes are read into a scratch buffer that all pairs share. What the other side does not take at
 /// once is *unsent*: only then the direction has a buffer of its own, and reads nothing more until
 /// it is empty. So a direction holds at most one read, and an idle one holds nothing.
+///
+/// The last of a stream is the exception: it is read ahead, as far as it fits into a buffer of the
+/// scratch buffer's size. An end of stream counts if it was read before an error, and a peer that
+/// has ended its stream may well answer what comes next with a reset.
 pub(crate) struct Direction {
     flow: Flow,
     unsent: Vec<u8>,
@@ -69,6 +73,11 @@ impl Direction {
         self.flow != Flow::Open
     }
 
+    /// Returns whether its source has ended, and its sink still has to be told.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.flow == Flow::Ending
+    }
+
     /// Returns whether its sink's stream has ended, too.
     pub(crate) fn has_ended(&self) -> bool {
         self.flow == Flow::Ended
@@ -94,6 +103,7 @@ impl Direction {
         let mut left = budget;
         loop {
             if !self.send_unsent(to, moved) {
+                self.read_ahead(from, to, scratch);
                 return Drive::Blocked;
             }
             match self.flow {
@@ -130,6 +140,21 @@ impl Direction {
             self.unflushed = to.flush().is_none();
         }
         !self.unflushed
+    }
+
+    /// Reads the last of a stream behind what is unsent.
+    fn read_ahead(&mut self, from: &mut Side, to: &Side, scratch: &mut [u8]) {
+        while self.flow == Flow::Open && from.may_have_ended() && !to.has_failed() {
+            let room = scratch.len().saturating_sub(self.unsent.len() - self.sent);
+            if room == 0 {
+                return;
+            }
+            match from.read(&mut scratch[..room]) {
+                None => return,
+                Some(0) => self.flow = Flow::Ending,
+                Some(len) => self.unsent.extend_from_slice(&scratch[..len]),
+            }
+        }
     }
 
     /// Writes what was read: an end of stream if it is empty. Keeps what the sink does not take.

@@ -64,8 +64,15 @@ impl Duplex {
         self.active_at
     }
 
-    /// Returns the client's side and the backend's, to be closed.
-    pub(crate) fn into_sides(self) -> (Side, Side) {
+    /// Returns the client's side and the backend's, to be closed: in an orderly way if closing is
+    /// all that is left to do for their streams.
+    pub(crate) fn into_sides(mut self) -> (Side, Side) {
+        if self.download.has_ended() {
+            self.client.mark_orderly();
+        }
+        if self.upload.has_ended() {
+            self.backend.mark_orderly();
+        }
         (self.client, self.backend)
     }
 
@@ -87,18 +94,18 @@ impl Duplex {
             let up = upload.drive(client, backend, scratch, budget, bytes_up, is_last);
             let is_last = upload.has_ended();
             let down = download.drive(backend, client, scratch, budget, bytes_down, is_last);
-            return match (client.has_failed(), backend.has_failed()) {
+            let (client_failed, backend_failed) = (client.has_failed(), backend.has_failed());
+            return match (up, down) {
                 // What a side had sent before it failed is passed on as far as the other takes it.
-                failed if failed != failed_before => continue,
-                (true, _) if up == Drive::Unfinished => Progress::Unfinished,
-                (_, true) if down == Drive::Unfinished => Progress::Unfinished,
-                (true, _) => Progress::Over(EndReason::ClientFailed),
-                (_, true) => Progress::Over(EndReason::BackendFailed),
-                (false, false) => match (up, down) {
-                    (Drive::Ended, Drive::Ended) => Progress::Over(EndReason::Finished),
-                    (Drive::Unfinished, _) | (_, Drive::Unfinished) => Progress::Unfinished,
-                    _ => Progress::Waiting,
-                },
+                _ if (client_failed, backend_failed) != failed_before => continue,
+                (Drive::Unfinished, _) | (_, Drive::Unfinished) => Progress::Unfinished,
+                // A stream that had ended before its side failed is complete: it is delivered.
+                _ if client_failed && !backend_failed && upload.is_ending() => Progress::Waiting,
+                _ if backend_failed && !client_failed && download.is_ending() => Progress::Waiting,
+                _ if client_failed => Progress::Over(EndReason::ClientFailed),
+                _ if backend_failed => Progress::Over(EndReason::BackendFailed),
+                (Drive::Ended, Drive::Ended) => Progress::Over(EndReason::Finished),
+                _ => Progress::Waiting,
             };
         }
     }

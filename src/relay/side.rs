@@ -11,8 +11,8 @@ use crate::net::{INTEREST, Readiness, Stream};
 /// It is registered once, edge-triggered: events set readiness, and only `WouldBlock` clears it.
 ///
 /// Closing a side aborts its stream, and so does dropping it, so that no peer takes what it got for
-/// complete, even if host code panics. Only after [`mark_orderly`](Self::mark_orderly) the stream
-/// ends in an orderly way.
+/// complete, even if host code panics. A side that was sent the end of stream is complete: it is
+/// closed plainly, and the kernel delivers what its peer has not read yet.
 pub(crate) struct Side {
     stream: Box<dyn Stream>,
     readable: bool,
@@ -20,6 +20,8 @@ pub(crate) struct Side {
     /// Set when a short read proves nothing any more: the peer has ended its stream, has sent
     /// urgent data or has failed, and no event will tell of what is left to read.
     read_to_the_end: bool,
+    /// Whether an event told of the end of stream.
+    may_have_ended: bool,
     /// The first error. The side has failed for good: an end of stream read later is none.
     failure: Option<io::Error>,
     is_orderly: bool,
@@ -33,6 +35,7 @@ impl Side {
             readable: false,
             writable: true,
             read_to_the_end: false,
+            may_have_ended: false,
             failure: None,
             is_orderly: false,
         }
@@ -56,6 +59,7 @@ impl Side {
         self.readable |= event.readable || event.read_closed || event.error;
         self.writable |= event.writable || event.write_closed || event.error;
         self.read_to_the_end |= event.read_closed || event.priority;
+        self.may_have_ended |= event.read_closed;
         if event.error || has_error {
             match retry_interrupted(|| self.stream.take_error()) {
                 Ok(None) => {}
@@ -102,6 +106,11 @@ impl Side {
 
     pub(crate) fn has_failed(&self) -> bool {
         self.failure.is_some()
+    }
+
+    /// Returns whether what is left to read may be the last.
+    pub(crate) fn may_have_ended(&self) -> bool {
+        self.may_have_ended && self.readable
     }
 
     pub(crate) fn is_readable(&self) -> bool {
@@ -156,7 +165,9 @@ impl Side {
 
     /// Ends the write side; `None` as in [`write`](Self::write).
     pub(crate) fn shutdown_write(&mut self) -> Option<()> {
-        self.attempt(|stream| stream.shutdown_write())
+        let ended = self.attempt(|stream| stream.shutdown_write());
+        self.is_orderly |= ended.is_some();
+        ended
     }
 
     /// Returns whether closing it now would also end its stream in an orderly way.
@@ -182,6 +193,11 @@ impl Side {
     /// written, then an end of stream.
     pub(crate) fn mark_orderly(&mut self) {
         self.is_orderly = true;
+    }
+
+    /// Has the stream aborted when the side is closed, even if it was sent the end.
+    pub(crate) fn mark_aborted(&mut self) {
+        self.is_orderly = false;
     }
 
     /// Closes the socket.

@@ -9,7 +9,10 @@
 
 use std::ops::ControlFlow;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
 use loom::thread::{self, JoinHandle};
@@ -17,10 +20,10 @@ use loom::thread::{self, JoinHandle};
 use crate::backend::BackendSet;
 use crate::backend::TcpBackend;
 use crate::error::Error;
-use crate::mailbox::{Receiver, Reply, Requests, Sender, Stop, UpdateRequest, channel};
+use crate::mailbox::{Pending, Receiver, Requests, Sender, Stop, UpdateRequest, channel, oneshot};
 use crate::pool::pending_update::Outcome as TargetOutcome;
 use crate::pool::pending_update::{LiveTargets, Removal};
-use crate::stats::{Applied, Stats};
+use crate::stats::{Applied, Stats, Summary};
 use crate::sync::LOOP;
 use crate::sync::Waker;
 
@@ -114,7 +117,7 @@ fn set(targets: &[&str]) -> BackendSet {
     targets.iter().map(|target| (*target, TcpBackend::new(target.parse().unwrap()))).collect()
 }
 
-fn update(sender: &Sender, targets: &[&str]) -> Result<Reply<Applied>, Error> {
+fn update(sender: &Sender, targets: &[&str]) -> Result<Pending<Applied>, Error> {
     sender.update(set(targets), Removal::Close)
 }
 
@@ -212,6 +215,106 @@ fn loom_c3_5_all_who_wait_for_one_update_are_told() {
     });
 }
 
+/// A task, and the thread that sleeps until it is woken.
+struct Task(Waker);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.wake().unwrap();
+    }
+}
+
+impl Task {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Waker::of_nothing_else()))
+    }
+
+    fn poll<T: Clone>(self: &Arc<Self>, pending: &mut Pending<T>) -> Poll<Result<T, Error>> {
+        let waker = self.clone().into();
+        Pin::new(pending).poll(&mut Context::from_waker(&waker))
+    }
+}
+
+/// Awaits an answer as an executor does, which polls again only if the task was woken.
+fn block_on<T: Clone>(mut pending: Pending<T>) -> Result<T, Error> {
+    let task = Task::new();
+    loop {
+        match task.poll(&mut pending) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => task.0.sleep(),
+        }
+    }
+}
+
+#[test]
+fn loom_c7_6_all_tasks_that_await_one_update_are_woken() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| !event_loop.in_force.is_empty());
+        let update = update(&sender, &[TARGET]).unwrap();
+        let copy = update.clone();
+        let another = thread::spawn(move || block_on(copy).unwrap());
+        assert_eq!(block_on(update.clone()).unwrap(), another.join().unwrap());
+        assert_eq!(block_on(update).unwrap().backends, 1, "awaited again");
+        event_loop.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_c7_6_a_task_that_gives_up_while_it_is_answered_leaves_no_waker() {
+    within_bounds(|| {
+        let (sender, event_loop) = mailbox();
+        let event_loop = event_loop.spawn(|event_loop| !event_loop.in_force.is_empty());
+        let mut given_up = update(&sender, &[TARGET]).unwrap();
+        let update = given_up.clone();
+        let (first, second) = (Task::new(), Task::new());
+        let is_told = first.poll(&mut given_up).is_ready() || second.poll(&mut given_up).is_ready();
+        drop(given_up);
+        assert_eq!(update.wait().unwrap().backends, 1);
+        event_loop.join().unwrap(); // which may be waking the task until then
+        assert_eq!([first, second].map(|task| Arc::strong_count(&task)), [1, 1], "{is_told}");
+    });
+}
+
+#[test]
+fn loom_c7_6_a_task_that_awaits_an_update_is_woken_when_the_balancer_is_dropped_unrun() {
+    loom::model(|| {
+        let (sender, event_loop) = mailbox();
+        let another = host(&sender, |sender| update(&sender, &[TARGET]).and_then(block_on));
+        drop(event_loop);
+        assert!(unless_stopped(another.join().unwrap()).is_none());
+    });
+}
+
+#[test]
+fn loom_c7_6_whoever_awaits_the_end_is_told_though_the_loop_is_gone_before() {
+    for panics in [false, true] {
+        within_bounds(move || {
+            let (sender, event_loop) = mailbox();
+            let mut ended = oneshot::Sender::new();
+            let end = Pending::new(ended.receiver(), sender.clone());
+            let run = move || {
+                ended.set_if_dropped(oneshot::Closed::Panicked);
+                drop(event_loop.run(|event_loop| event_loop.stop.is_some()));
+                if !panics {
+                    ended.send(Summary { accepted: 7, ..Summary::default() });
+                }
+            };
+            let event_loop = thread::Builder::new().name(LOOP.to_owned()).spawn(run).unwrap();
+            let copy = end.clone();
+            let another = thread::spawn(move || copy.wait());
+            sender.stop(Stop::Now).unwrap();
+            for end in [block_on(end), another.join().unwrap()] {
+                match end {
+                    Ok(summary) => assert!(summary.accepted == 7 && !panics),
+                    Err(err) => assert!(matches!(err, Error::Panicked) && panics, "{err}"),
+                }
+            }
+            event_loop.join().unwrap();
+        });
+    }
+}
+
 #[test]
 fn loom_c3_5_who_waits_with_a_limit_is_told_or_goes_on() {
     loom::model(|| {
@@ -260,7 +363,8 @@ fn loom_c7_4_counters_are_told_or_refused_while_the_loop_begins_and_ends() {
         let (sender, event_loop) = mailbox();
         let event_loop = event_loop.spawn(|event_loop| event_loop.stop.is_some());
         let another = host(&sender, |sender| sender.stop(Stop::Now).unwrap());
-        let accepted = unless_stopped(sender.stats()).map(|stats| stats.accepted);
+        let accepted = unless_stopped(sender.stats().and_then(|stats| stats.wait()))
+            .map(|stats| stats.accepted);
         assert!(
             matches!(accepted, None | Some(0 | 7)),
             "the loop's, or those of one that does not run yet"
@@ -306,7 +410,7 @@ fn loom_c7_4_the_loops_own_thread_is_told_that_it_cannot_wait_for_itself() {
             if event_loop.in_force.is_empty() {
                 assert!(matches!(reply.wait(), Err(Error::OwnThread)));
             }
-            assert!(matches!(sender.stats(), Err(Error::OwnThread)));
+            assert!(matches!(sender.stats().unwrap().wait(), Err(Error::OwnThread)));
             true
         });
         event_loop.join().unwrap();

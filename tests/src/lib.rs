@@ -1,5 +1,7 @@
-//! What the tests share: a balancer that ends with its test, backends that can be told apart, and sockets with
-//! time-outs that only a failing test reaches.
+//! What the tests share: a balancer that ends with its test, peers, a fake stream, an observer that remembers, and
+//! random numbers.
+//!
+//! Sockets have a time limit that only a failing test reaches ([`PATIENCE`]).
 
 #![allow(
     missing_docs,
@@ -8,30 +10,48 @@
     reason = "only the tests use it"
 )]
 
+mod backend;
+pub mod fake;
+mod peer;
 #[cfg(target_os = "linux")]
 pub mod process;
+mod random;
+mod talk;
+mod watch;
 
+use std::fmt::Debug;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tinylb::{Applied, BackendSet, Builder, Control, Server, ServerThread, Stats, TcpBackend};
 
-/// How long anything may take that has to happen. Only a failing test waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub use backend::{BlackHole, Hand, TestBackend, refusing_addr};
+pub use peer::{Peer, StreamEnd, assert_aborted, assert_echo, pattern, read_tag, read_to_end};
+pub use random::Random;
+pub use talk::{Order, Received, Side, Talk, fill};
+pub use watch::{At, End, Moment, Watch};
 
-/// A balancer on a thread of its own, on a port of its own.
+/// How long anything may take that has to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// A limit that no test reaches.
+pub const LONG: Duration = Duration::from_secs(3600);
+/// A limit that tests wait for.
+pub const SHORT: Duration = Duration::from_millis(200);
+/// Whether a TCP stream that is aborted ends in a reset. Otherwise it is closed.
+pub const HAS_RESETS: bool = cfg!(feature = "socket2");
+
+/// A balancer on a thread of its own.
 pub struct Balancer {
+    /// Where it listens, if that is a TCP address.
     pub addr: SocketAddr,
     pub control: Control,
     pub thread: ServerThread,
 }
 
 impl Balancer {
-    /// With the default settings.
+    /// Starts a balancer with default settings on a free port.
     #[track_caller]
     pub fn start(backends: BackendSet) -> Self {
         Self::with(Server::builder(), backends)
@@ -39,18 +59,21 @@ impl Balancer {
 
     #[track_caller]
     pub fn with(builder: Builder, backends: BackendSet) -> Self {
-        let server = builder.backends(backends).build(listener()).unwrap();
-        let control = server.control();
-        Self { addr: server.local_addr().ip().unwrap(), control, thread: server.spawn().unwrap() }
+        Self::of(builder.backends(backends).build(listener()).unwrap())
     }
 
-    /// A new client, connected with the balancer.
+    #[track_caller]
+    pub fn of(server: Server) -> Self {
+        let addr = server.local_addr().ip().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
+        Self { addr, control: server.control(), thread: server.spawn().unwrap() }
+    }
+
     #[track_caller]
     pub fn client(&self) -> TcpStream {
         connect(self.addr)
     }
 
-    /// A new client that has been answered by the backend whose tag is returned.
+    /// A new client that a backend has greeted, and the backend's tag.
     #[track_caller]
     pub fn tagged_client(&self) -> (TcpStream, String) {
         let mut client = self.client();
@@ -58,44 +81,66 @@ impl Balancer {
         (client, tag)
     }
 
+    /// The tags of the backends that serve this many new clients, one after the other.
+    #[track_caller]
+    pub fn tags(&self, clients: usize) -> String {
+        (0..clients).map(|_| self.tagged_client().1).collect()
+    }
+
+    /// A new client that waits for a backend that does not answer.
+    #[track_caller]
+    pub fn dialling_client(&self) -> TcpStream {
+        let before = self.stats().dialling;
+        let client = self.client();
+        self.wait_for("a dial in flight", |stats| stats.dialling == before + 1);
+        client
+    }
+
     /// Replaces the set and waits until that is applied.
     #[track_caller]
     pub fn update(&self, backends: BackendSet) -> Applied {
-        self.control
-            .update(backends)
-            .unwrap()
-            .wait_timeout(PATIENCE)
-            .unwrap()
-            .expect("the update is not applied")
+        let update = self.control.update(backends).unwrap();
+        update.wait_timeout(PATIENCE).unwrap().expect("the update is not applied")
     }
 
-    /// Replaces the set, lets what vanishes finish within the limit, and waits until that is applied.
+    /// Replaces the set, lets removed targets finish within the limit, and waits until that is applied.
     #[track_caller]
     pub fn update_draining(&self, backends: BackendSet, limit: Duration) -> Applied {
         let update = self.control.update_draining(backends, limit).unwrap();
         update.wait_timeout(PATIENCE).unwrap().expect("the update is not applied")
     }
 
+    /// Returns the counters, having checked their sums (C8.1).
     #[track_caller]
     pub fn stats(&self) -> Stats {
-        let stats = self.control.stats().unwrap();
-        let (refused, ended) = (stats.refused.total(), stats.ended.total());
-        assert_eq!(
-            stats.accepted,
-            refused + ended + stats.dialling + stats.open,
-            "C8.1: {stats:?}"
-        );
+        let stats = self.control.stats().unwrap().wait().unwrap();
+        assert_adds_up(&stats);
         stats
     }
 
     /// Waits until the counters are as they should become.
     #[track_caller]
     pub fn wait_for(&self, what: &str, is_so: impl Fn(&Stats) -> bool) -> Stats {
-        wait_for(what, || {
-            let stats = self.stats();
-            is_so(&stats).then_some(stats)
-        })
+        wait_for(what, || Some(self.stats()).filter(|stats| is_so(stats)))
     }
+}
+
+/// C8.1: what is counted apart adds up to what is counted together.
+#[track_caller]
+pub fn assert_adds_up(stats: &Stats) {
+    let ended = stats.ended.total();
+    let mut sum = stats.departed;
+    for usage in stats.backends.iter().map(|backend| backend.usage) {
+        sum.open += usage.open;
+        sum.total += usage.total;
+        sum.bytes_up += usage.bytes_up;
+        sum.bytes_down += usage.bytes_down;
+    }
+    let clients = stats.refused.total() + ended + stats.dialling + stats.open;
+    let counted =
+        [stats.accepted, stats.open, stats.open + ended, stats.bytes_up, stats.bytes_down];
+    let sums = [clients, sum.open, sum.total, sum.bytes_up, sum.bytes_down];
+    assert_eq!(counted, sums, "C8.1: {stats:?}");
 }
 
 /// Asks again and again until there is an answer.
@@ -106,15 +151,44 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < PATIENCE, "never came to pass: {what}");
+        assert!(start.elapsed() < PATIENCE, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Does the job on a thread of its own and returns its result, which must come within [`PATIENCE`].
+#[track_caller]
+pub fn in_time<T: Send + 'static>(what: &str, job: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(job()));
+    result.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
 /// A listener on a free port of the loopback interface.
 #[track_caller]
 pub fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// The same with a backlog of this size.
+#[track_caller]
+pub fn listener_with_backlog(clients: i32) -> TcpListener {
+    let socket = bound_socket();
+    socket.listen(clients).unwrap();
+    socket.into()
+}
+
+/// A socket on a free port of the loopback interface that does not listen yet.
+#[track_caller]
+pub fn bound_socket() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket
+}
+
+#[track_caller]
+pub fn addr_of(socket: &Socket) -> SocketAddr {
+    socket.local_addr().unwrap().as_socket().unwrap()
 }
 
 /// A client whose reads and writes fail rather than hang.
@@ -125,157 +199,31 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-pub fn impatient(stream: &TcpStream) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+/// Has reads and writes fail rather than hang.
+#[cfg(unix)]
+pub fn impatient(socket: &impl std::os::fd::AsFd) {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+}
+
+/// Gives a socket small kernel buffers, so that a reader that stops is soon felt.
+#[cfg(unix)]
+pub fn narrow(socket: &impl std::os::fd::AsFd, bytes: usize) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_send_buffer_size(bytes)?;
+    socket.set_recv_buffer_size(bytes)
+}
+
+/// Has the peer see a reset.
+#[cfg(unix)]
+pub fn reset(stream: impl std::os::fd::AsFd) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 /// A set of TCP backends by key and address.
 pub fn set<'a>(backends: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> BackendSet {
     backends.into_iter().map(|(key, addr)| (key, TcpBackend::new(addr))).collect()
-}
-
-/// An address at which nobody listens.
-pub fn refusing_addr() -> SocketAddr {
-    // Bound but not listening, and leaked, so that nobody else gets the port while the test runs.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-    let addr = socket.local_addr().unwrap().as_socket().unwrap();
-    std::mem::forget(socket);
-    addr
-}
-
-/// An address that answers nothing: a listening socket whose backlog is full.
-pub struct BlackHole {
-    pub addr: SocketAddr,
-    _listener: socket2::Socket,
-    _fill: Vec<TcpStream>,
-}
-
-impl BlackHole {
-    pub fn new() -> Self {
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-        socket.listen(0).unwrap();
-        let addr = socket.local_addr().unwrap().as_socket().unwrap();
-        let mut fill = Vec::new();
-        // A backlog of 0 holds one connection; from then on handshakes are not answered.
-        while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(300)) {
-            fill.push(stream);
-        }
-        Self { addr, _listener: socket, _fill: fill }
-    }
-}
-
-/// What a test backend does with a connection.
-pub type Serve = dyn Fn(TcpStream) + Send + Sync;
-
-/// A backend with a thread for each connection.
-///
-/// It counts what it got, and is gone, with all its connections, when it is dropped.
-pub struct TestBackend {
-    pub addr: SocketAddr,
-    shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Shared {
-    is_over: AtomicBool,
-    accepted: AtomicU64,
-    connections: Mutex<Vec<TcpStream>>,
-}
-
-impl TestBackend {
-    pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap(), serve)
-    }
-
-    pub fn at(addr: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(addr).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
-        let acceptor = std::thread::spawn({
-            let shared = shared.clone();
-            move || accept_all(&listener, &shared, Arc::new(serve))
-        });
-        Self { addr, shared, acceptor: Some(acceptor) }
-    }
-
-    /// Sends its tag and a line end, then sends back all that comes, to the end.
-    pub fn echo(tag: &'static str) -> Self {
-        Self::new(move |mut stream| {
-            if stream.write_all(format!("{tag}\n").as_bytes()).is_ok() {
-                let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
-                let _ = stream.shutdown(Shutdown::Write);
-            }
-        })
-    }
-
-    /// How many connections it has accepted.
-    pub fn accepted(&self) -> u64 {
-        self.shared.accepted.load(Ordering::SeqCst)
-    }
-}
-
-fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, serve: Arc<Serve>) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
-        if shared.is_over.load(Ordering::SeqCst) {
-            return;
-        }
-        shared.accepted.fetch_add(1, Ordering::SeqCst);
-        impatient(&stream);
-        shared.connections.lock().unwrap().push(stream.try_clone().unwrap());
-        let serve = serve.clone();
-        std::thread::spawn(move || serve(stream));
-    }
-}
-
-impl Drop for TestBackend {
-    fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.addr); // wakes the acceptor
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
-        for connection in self.shared.connections.lock().unwrap().drain(..) {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-/// The first line of what a backend sends.
-#[track_caller]
-pub fn read_tag(stream: &mut impl Read) -> String {
-    let mut tag = Vec::new();
-    let mut byte = [0];
-    loop {
-        stream.read_exact(&mut byte).expect("no tag");
-        match byte[0] {
-            b'\n' => return String::from_utf8(tag).unwrap(),
-            byte => tag.push(byte),
-        }
-    }
-}
-
-/// Sends and reads back.
-#[track_caller]
-pub fn assert_echo(stream: &mut (impl Read + Write), message: &[u8]) {
-    stream.write_all(message).unwrap();
-    let mut echo = vec![0; message.len()];
-    stream.read_exact(&mut echo).unwrap();
-    assert_eq!(echo, message);
-}
-
-/// How a stream came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamEnd {
-    /// A clean end of stream.
-    Clean,
-    /// A reset.
-    Reset,
 }
 
 /// A client that comes now is refused, which may be before its connect returns.
@@ -284,45 +232,65 @@ pub fn assert_refused(addr: SocketAddr) {
     match TcpStream::connect_timeout(&addr, PATIENCE) {
         Ok(mut client) => {
             impatient(&client);
-            assert_cut(&mut client);
+            assert_aborted(&mut client);
         }
         Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
     }
 }
 
-/// Reads to the end: what came, and how it ended.
+/// Sends at one end and reads at the other.
 #[track_caller]
-pub fn read_to_end(stream: &mut impl Read) -> (Vec<u8>, StreamEnd) {
-    let mut bytes = Vec::new();
-    let mut room = vec![0; 64 * 1024];
-    loop {
-        match stream.read(&mut room) {
-            Ok(0) => return (bytes, StreamEnd::Clean),
-            Ok(len) => bytes.extend_from_slice(&room[..len]),
-            Err(err) if err.kind() == ErrorKind::Interrupted => {}
-            Err(err)
-                if matches!(err.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
-            {
-                return (bytes, StreamEnd::Reset);
+pub fn pass(from: &mut impl Write, to: &mut impl Read, message: &[u8]) {
+    from.write_all(message).unwrap();
+    let mut received = vec![0; message.len()];
+    to.read_exact(&mut received).unwrap();
+    assert_eq!(received, message);
+}
+
+/// Sends until nothing more is taken for a while, by the peer, the balancer, or any buffer between. Returns what was.
+#[track_caller]
+pub fn stuff(stream: &mut TcpStream) -> Vec<u8> {
+    const MOST: usize = 64 << 20;
+    stream.set_write_timeout(Some(SHORT)).unwrap();
+    let (mut sent, block) = (Vec::new(), pattern(64 * 1024));
+    while sent.len() < MOST {
+        let from = sent.len() % block.len();
+        match stream.write(&block[from..]) {
+            Ok(len) => sent.extend_from_slice(&block[from..from + len]),
+            Err(err) => {
+                assert_eq!(err.kind(), ErrorKind::WouldBlock, "after {} bytes", sent.len());
+                impatient(stream);
+                return sent;
             }
-            Err(err) => panic!("neither an end nor a reset after {} bytes: {err}", bytes.len()),
         }
     }
+    panic!("nothing holds the sender back");
 }
 
-/// The stream is cut: by a reset, or by any end where the crate is built without `socket2` and cannot reset.
 #[track_caller]
-pub fn assert_cut(stream: &mut impl Read) {
-    let end = read_to_end(stream).1;
-    assert!(end == StreamEnd::Reset || cfg!(not(feature = "socket2")), "ended as if in order");
+pub fn assert_same(received: &[u8], sent: &[u8]) {
+    assert_eq!(received.len(), sent.len());
+    assert!(received == sent, "bytes were changed or moved");
 }
 
-/// Has the peer see a reset.
-pub fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+/// Runs the test of this name in a process of its own, which has threads, descriptors and memory for itself.
+#[track_caller]
+pub fn alone(test: &str, body: impl FnOnce()) {
+    const VARIABLE: &str = "TINYLB_TEST_ALONE";
+    if std::env::var(VARIABLE).is_ok_and(|name| name == test) {
+        return body();
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, test)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let shown = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
 }
 
-/// Bytes in which a lost, doubled or moved piece shows.
-pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)) as u8).collect()
+#[track_caller]
+pub fn assert_stopped<T: Debug>(result: Result<T, tinylb::Error>) {
+    assert!(matches!(result, Err(tinylb::Error::Stopped)), "{result:?}");
 }

@@ -26,6 +26,11 @@ pub fn cpu_ticks(name: &str) -> u64 {
     ticks.iter().sum()
 }
 
+/// How much CPU time a process has used, in the same ticks.
+pub fn cpu_ticks_of(process: u32) -> u64 {
+    ticks(&fs::read_to_string(format!("/proc/{process}/stat")).unwrap())
+}
+
 /// User and system time, of what a thread's `stat` says.
 fn ticks(stat: &str) -> u64 {
     let after_the_name = stat.rsplit(')').next().unwrap_or_default();

@@ -9,10 +9,10 @@ use tinylb::{Builder, Keepalive, Server};
 
 use crate::listen::ListenAddr;
 use crate::targets::KeyedTarget;
-use crate::values::{log_level, seconds};
+use crate::values::{SizeLimit, log_level, seconds, size_limit};
 
-/// A round-robin load balancer for stream connections. When a backend leaves the set, its connections are closed at
-/// once, and nothing more is sent to it or taken from it.
+/// A round-robin load balancer for stream connections. When a backend leaves the set, its
+/// connections are closed at once, and nothing more is sent to it or taken from it.
 #[derive(Debug, Parser)]
 #[command(name = "tinylb", version, after_help = "--help says more", after_long_help = MANUAL)]
 pub(crate) struct Args {
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// More backends, one KEY=TARGET a line, reread when the file changes and on SIGHUP
     #[arg(long = "backends", value_name = "FILE")]
     pub(crate) backends_file: Option<PathBuf>,
-    /// Obey commands on stdin, and answer each by one line on stdout
+    /// Run commands from stdin, and answer each by one line on stdout
     #[arg(long)]
     pub(crate) control: bool,
     /// How long one attempt to reach a backend may take [default: 5]
@@ -34,13 +34,13 @@ pub(crate) struct Args {
     /// How long all attempts for one client may take together [default: 15]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     dial_limit: Option<Duration>,
-    /// Cut connections that moved no byte for so long [default: never]
+    /// Abort connections that moved no byte for so long [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     idle_timeout: Option<Duration>,
     /// The same for those of which one side has finished [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     half_closed_timeout: Option<Duration>,
-    /// Cut connections whose bytes stay unacknowledged for so long [default: the system's]
+    /// Abort connections whose bytes stay unacknowledged for so long [default: the system's]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     user_timeout: Option<Duration>,
     /// Do not probe quiet connections [default: probed after 15 seconds]
@@ -52,18 +52,34 @@ pub(crate) struct Args {
     /// How much one direction of a connection holds when its reader is slow [default: 262144]
     #[arg(long, value_name = "BYTES")]
     buffer_size: Option<usize>,
+    /// How much unsent data the kernel holds for one direction; Linux only [default: 131072]
+    #[arg(long, value_name = "BYTES|off", value_parser = size_limit)]
+    notsent_lowat: Option<SizeLimit>,
     /// How long connections may go on after SIGTERM or SIGINT [default: 0]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        default_value = "0",
+        hide_default_value = true
+    )]
     pub(crate) drain: Duration,
     /// What is logged on stderr: off, error, warn, info, debug or trace [default: warn]
-    #[arg(long, value_name = "LEVEL", value_parser = log_level, default_value = "warn", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        value_parser = log_level,
+        default_value = "warn",
+        hide_default_value = true
+    )]
     pub(crate) log: LevelFilter,
 }
 
 const MANUAL: &str = "\
 Targets
-  IP:PORT, [IPV6]:PORT, HOST:PORT or unix:PATH. A HOST is looked up when its key is set: at the start, by the
-  command that names it, and whenever the file is reread. KEY=TARGET splits at the first '='.
+  IP:PORT, [IPV6]:PORT, HOST:PORT or unix:PATH. A HOST is looked up when its key is set: at the
+  start, by the command that names it, and when its line in the file is new. SIGHUP looks up all
+  names in the file again. KEY=TARGET splits at the first '='.
 
 Commands (--control)
   set KEY=TARGET ...   replace all backends but those of the file; alone: remove them
@@ -76,27 +92,36 @@ Commands (--control)
   drain SECONDS        accept nobody any more, let connections finish for so long, then exit
   quit                 close all connections and exit
       answer at once: ok and a word
-  Anything wrong is answered by: error REASON, and changes nothing. Blank lines are passed over. The end of stdin changes
-  nothing.
+  help                 answer: ok and the commands
+  Anything wrong is answered by: error REASON, and changes nothing. Blank lines are passed over.
+  The end of stdin changes nothing.
 
 The backends file
-  One KEY=TARGET a line. '#' at the beginning of a line or after a blank begins a comment. A file that cannot be read or
-  has a bad line is an error at the start; later it is one on stderr, and the running set is kept. SIGHUP tries again.
-  Its keys live beside those of --backend and of commands. A reread replaces the file's alone, commands all others,
-  and a key in both is an error.
+  One KEY=TARGET a line. '#' at the beginning of a line or after a blank begins a comment. A file
+  that cannot be read or has a bad line is an error at the start; later it is one on stderr, and
+  the running set is kept. SIGHUP tries again.
+  A change is taken when it has stood for 0.2 seconds, and within a second however often the file
+  is replaced. A last line without its end, or a file without backends, must stand for a second.
+  A name that cannot be looked up is an error at the start; later its line alone waits, is tried
+  again, and keeps the addresses that it had. While no line has an address, the running set is
+  kept.
+  Its keys live beside those of --backend and of commands. A reread replaces the file's alone,
+  commands all others, and a key in both is an error.
 
 Signals
   SIGTERM, SIGINT      drain for --drain seconds, then exit; a second one ends at once
   SIGHUP               reread the file
 
-Seconds may have decimals. The first line on stdout is 'listening on ADDR'. A unix:PATH to listen on must not exist; it
-is removed at the end.
+Seconds may have decimals. The first line on stdout is 'listening on ADDR'. A unix:PATH to listen
+on must not exist, unless it is a socket that nobody listens on, which is replaced; it is removed
+at the end. If stderr is not read, lines are dropped and counted.
 
 Exit status
-  0 after an orderly end, 1 if it cannot begin or go on (address in use, bad file, unknown host), 2 for bad arguments.";
+  0 after an orderly end, 1 if it cannot begin or go on (address in use, bad file, unknown host),
+  2 for bad arguments.";
 
 impl Args {
-    /// The server's settings, as asked for.
+    /// Returns the server's settings, as asked for.
     pub(crate) fn settings(&self) -> Builder {
         let mut builder = Server::builder()
             .idle_timeout(self.idle_timeout)
@@ -117,6 +142,26 @@ impl Args {
         if let Some(bytes) = self.buffer_size {
             builder = builder.buffer_size(bytes);
         }
+        if let Some(SizeLimit(bytes)) = self.notsent_lowat {
+            builder = builder.notsent_lowat(bytes);
+        }
         builder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel makes of it is the library's to test.
+    #[test]
+    fn the_unsent_mark_is_set_removed_or_left_to_the_library() {
+        let settings = |option: &[&str]| {
+            let args = ["tinylb", "--listen", "127.0.0.1:0"].iter().chain(option);
+            format!("{:?}", Args::parse_from(args).settings())
+        };
+        assert!(settings(&["--notsent-lowat", "4097"]).contains("notsent_lowat: Some(4097)"));
+        assert!(settings(&["--notsent-lowat", "off"]).contains("notsent_lowat: None"));
+        assert_eq!(settings(&["--notsent-lowat", "131072"]), settings(&[]));
     }
 }

@@ -2,7 +2,7 @@
 
 mod parse;
 
-use std::io::{self, Write};
+use std::io::{self, BufReader, Write};
 use std::time::Duration;
 
 use log::{error, warn};
@@ -11,17 +11,22 @@ use tinylb::Applied;
 use self::parse::{Change, Command, next_line, parse};
 use crate::running_set::RunningSet;
 use crate::stats;
+use crate::stdio::StdStream;
 
 /// The longest line there may be: room for tens of thousands of backends.
 const LONGEST_LINE: usize = 4 << 20;
 
-/// Obeys commands until stdin ends, which changes nothing else.
-pub(crate) fn obey_stdin(running: &RunningSet) {
-    let mut stdin = io::stdin().lock();
+/// What `help` answers; a line, as each answer is.
+const HELP: &str = "set KEY=TARGET ... | add KEY=TARGET ... | remove KEY ... \
+    (each with --drain SECONDS at its end, if wanted) | stats | drain SECONDS | quit | help";
+
+/// Runs commands until stdin ends, which changes nothing else.
+pub(crate) fn run_stdin(running: &RunningSet) {
+    let mut stdin = BufReader::new(StdStream(io::stdin()));
     loop {
         match next_line(&mut stdin, LONGEST_LINE) {
             Ok(Some(line)) => match line.and_then(|line| parse(&line)) {
-                Ok(Some(command)) => obey(command, running),
+                Ok(Some(command)) => run(command, running),
                 Ok(None) => {}
                 Err(reason) => refuse(&reason),
             },
@@ -36,9 +41,8 @@ pub(crate) fn obey_stdin(running: &RunningSet) {
 
 /// Writes a line to stdout. That nobody reads it is no reason to stop balancing.
 pub(crate) fn say(line: &str) {
-    let mut stdout = io::stdout().lock();
-    if let Err(err) = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush())
-    {
+    let line = format!("{line}\n");
+    if let Err(err) = StdStream(io::stdout()).write_all(line.as_bytes()) {
         warn!("cannot write to stdout: {err}");
     }
 }
@@ -47,13 +51,14 @@ fn refuse(reason: &str) {
     say(&format!("error {reason}"));
 }
 
-fn obey(command: Command, running: &RunningSet) {
+fn run(command: Command, running: &RunningSet) {
     match command {
-        Command::Change(change, drain) => answer(obey_change(change, drain, running)),
+        Command::Change(change, drain) => answer(apply(change, drain, running)),
         Command::Stats => answer(
             running
                 .control
                 .stats()
+                .and_then(|stats| stats.wait())
                 .map(|stats| stats::to_json(&stats))
                 .map_err(|err| err.to_string()),
         ),
@@ -66,6 +71,7 @@ fn obey(command: Command, running: &RunningSet) {
             say("ok quitting");
             report(running.control.shutdown());
         }
+        Command::Help => answer(Ok(HELP.to_owned())),
     }
 }
 
@@ -83,11 +89,7 @@ fn report(result: Result<(), tinylb::Error>) {
 }
 
 /// Looks names up, if there are any, and has the change applied.
-fn obey_change(
-    change: Change,
-    drain: Option<Duration>,
-    running: &RunningSet,
-) -> Result<String, String> {
+fn apply(change: Change, drain: Option<Duration>, running: &RunningSet) -> Result<String, String> {
     let applied: Result<Applied, String> = match change {
         Change::Set(backends) => {
             let set = backends.resolve()?;

@@ -1,17 +1,20 @@
 //! A balancer to run and script: `tinylb --help` says how.
 //!
-//! To follow a start, read [`balance`]. After it there are up to four threads besides the balancer's own: this one waits
-//! for the end, and one each looks after signals, the backends file and commands. The latter two, and nobody else, look
-//! names up.
+//! To follow a start, read [`balance`]. After it this thread waits for the end. The balancer has a
+//! thread, and one each looks after signals, stdout and commands, the backends file, and stderr.
+//! Names are looked up for commands by their thread, and for the file by threads of their own.
 
 mod args;
 mod commands;
 mod file;
 mod listen;
+mod listener;
 mod running_set;
 mod signals;
 mod sources;
 mod stats;
+mod stderr;
+mod stdio;
 mod targets;
 mod values;
 
@@ -27,28 +30,28 @@ use crate::args::Args;
 use crate::file::BackendsFile;
 use crate::running_set::RunningSet;
 use crate::sources::Sources;
-use crate::targets::Backends;
+use crate::targets::{Backends, Target};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    env_logger::Builder::new().filter_level(args.log).init();
-    match balance(&args) {
+    if let Err(err) = stderr::start(args.log) {
+        // `eprintln!` would panic if nobody reads it.
+        let _ = writeln!(io::stderr(), "tinylb: cannot start a thread: {err}");
+        return ExitCode::FAILURE;
+    }
+    let status = match balance(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (status, message) = match failure {
                 Failure::Usage(message) => (2, message),
                 Failure::Run(message) => (1, message),
             };
-            complain(&message);
+            stderr::complain(&message);
             ExitCode::from(status)
         }
-    }
-}
-
-/// Says on stderr what is wrong, whatever the log level.
-fn complain(message: &str) {
-    // `eprintln!` would panic if nobody reads it.
-    let _ = writeln!(io::stderr(), "tinylb: {message}");
+    };
+    stderr::flush();
+    status
 }
 
 /// Why there is no balancer, or none any more.
@@ -63,13 +66,11 @@ enum Failure {
 fn balance(args: &Args) -> Result<(), Failure> {
     raise_descriptor_limit();
     let (sources, backends_file) = first_sources(args)?;
-    // Caught from here on: what comes earlier may take as long as a name server does, and is ended as any program is.
+    // Caught only now: the lookups before may take long, and a signal ends them as any program.
     let caught =
         signals::catch().map_err(|err| Failure::Run(format!("cannot catch signals: {err}")))?;
     // The socket file is removed when this goes, after the balancer has ended.
-    let (listener, _socket_file) = args
-        .listen
-        .bind()
+    let (listener, _socket_file) = listener::bind(&args.listen)
         .map_err(|err| Failure::Run(format!("cannot listen on {}: {err}", args.listen)))?;
     let server = args.settings().build(listener)?;
     let address = server.local_addr().clone();
@@ -80,7 +81,7 @@ fn balance(args: &Args) -> Result<(), Failure> {
 
     let (rereads, reread_requests) = mpsc::channel();
     let (control, drain) = (balancer.control(), args.drain);
-    spawn("signals", move || signals::obey(caught, &control, drain, &rereads))?;
+    spawn("signals", move || signals::handle(caught, &control, drain, &rereads))?;
     match backends_file {
         Some(file) => {
             let running = running.clone();
@@ -88,10 +89,14 @@ fn balance(args: &Args) -> Result<(), Failure> {
         }
         None => drop(reread_requests), // by which SIGHUP is known to be in vain
     }
-    commands::say(&format!("listening on {address}"));
-    if args.control {
-        spawn("commands", move || commands::obey_stdin(&running))?;
-    }
+    // This thread writes nothing: it ends the process, even if nobody reads stdout.
+    let is_controlled = args.control;
+    spawn("commands", move || {
+        commands::say(&format!("listening on {address}"));
+        if is_controlled {
+            commands::run_stdin(&running);
+        }
+    })?;
     balancer.join()?;
     Ok(())
 }
@@ -102,9 +107,8 @@ fn first_sources(args: &Args) -> Result<(Sources, Option<BackendsFile>), Failure
     let given = given.resolve().map_err(Failure::Run)?;
     let sources = Sources::of(given);
     let Some(path) = &args.backends_file else { return Ok((sources, None)) };
-    let (file, lines) = BackendsFile::open(path).map_err(Failure::Run)?;
-    let sources =
-        lines.merge_into(&sources).map_err(|problem| Failure::Run(problem.in_file(path)))?;
+    let (file, sources) =
+        BackendsFile::open(path, Arc::new(Target::resolve), &sources).map_err(Failure::Run)?;
     Ok((sources, Some(file)))
 }
 
@@ -115,7 +119,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure>
     }
 }
 
-/// Each client takes two descriptors, and the usual soft limit is that of a program that opens a few files.
+/// Raises the soft limit of descriptors to the hard one. Each client takes two, and the usual soft
+/// limit is for programs that open a few files.
 fn raise_descriptor_limit() {
     let raised = rlimit::Resource::NOFILE.get().and_then(|(soft, hard)| {
         if soft < hard { rlimit::Resource::NOFILE.set(hard, hard) } else { Ok(()) }

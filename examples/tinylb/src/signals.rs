@@ -9,13 +9,18 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tinylb::Control;
 
-/// From now on these signals are kept for [`obey`], and do nothing by themselves.
+/// From now on these signals are kept for [`handle`], and do nothing by themselves.
 pub(crate) fn catch() -> io::Result<Signals> {
     Signals::new([SIGHUP, SIGTERM, SIGINT])
 }
 
-/// Obeys signals for as long as the process lives.
-pub(crate) fn obey(mut signals: Signals, control: &Control, drain: Duration, reread: &Sender<()>) {
+/// Handles signals for as long as the process lives.
+pub(crate) fn handle(
+    mut signals: Signals,
+    control: &Control,
+    drain: Duration,
+    reread: &Sender<()>,
+) {
     let mut is_ending = false;
     for signal in signals.forever() {
         if signal == SIGHUP {

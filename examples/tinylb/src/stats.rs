@@ -1,9 +1,9 @@
 //! The balancer's counters as JSON.
 
 use serde_json::{Map, Value, json};
-use tinylb::{BackendStats, EndCounts, Stats};
+use tinylb::{BackendStats, EndCounts, EndReason, Stats};
 
-/// One line of JSON.
+/// Returns the counters as one line of JSON.
 pub(crate) fn to_json(stats: &Stats) -> String {
     let backends: Map<String, Value> = stats
         .backends
@@ -38,5 +38,42 @@ fn backend_to_json(backend: &BackendStats) -> Value {
 }
 
 fn reasons_to_json(counts: &EndCounts) -> Map<String, Value> {
-    counts.iter().map(|(reason, count)| (reason.to_string(), count.into())).collect()
+    counts.iter().map(|(reason, count)| (reason_text(reason), count.into())).collect()
+}
+
+/// Returns the name of a reason, which stays as scripts know it whatever the library calls it.
+fn reason_text(reason: EndReason) -> String {
+    match reason {
+        EndReason::IdleTimeout => "idle time-out".to_owned(),
+        EndReason::HalfClosedTimeout => "half-closed time-out".to_owned(),
+        EndReason::Shutdown => "shut down".to_owned(),
+        EndReason::BackendsFailed => "all backends failed".to_owned(),
+        reason => reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_keep_the_names_that_scripts_know() {
+        let names: Vec<String> = EndReason::ALL.iter().copied().map(reason_text).collect();
+        for name in [
+            "finished",
+            "client failed",
+            "backend failed",
+            "target removed",
+            "drain limit",
+            "idle time-out",
+            "half-closed time-out",
+            "shut down",
+            "no backend",
+            "all backends failed",
+            "dial limit",
+            "local failure",
+        ] {
+            assert!(names.iter().any(|shown| shown == name), "{name} is not in {names:?}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tinylb::{Backend, BackendSet, TcpBackend, UnixBackend};
 
 /// What a backend is reached at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     Ip(SocketAddr),
     /// `HOST:PORT`, to be looked up.
@@ -64,8 +64,8 @@ impl FromStr for Target {
     }
 }
 
-/// What nobody sees, and two words must not differ in. The mark that some editors begin a text with is in the middle of
-/// one when files were joined.
+/// Returns whether the character is invisible, so that two words must not differ in it alone. The
+/// byte order mark that some editors put first ends up in the middle when files are joined.
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || c.is_control() || c == '\u{feff}'
 }

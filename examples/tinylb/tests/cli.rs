@@ -4,13 +4,18 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tinylb_tests::*;
+
+#[path = "cli/file.rs"]
+mod file;
+#[path = "cli/streams.rs"]
+mod streams;
 
 /// A running balancer, killed with its test.
 struct Cli {
@@ -29,6 +34,16 @@ impl Cli {
         Self::run(
             Command::new(env!("CARGO_BIN_EXE_tinylb"))
                 .args(["--listen", "127.0.0.1:0"])
+                .args(args.split_whitespace()),
+        )
+    }
+
+    /// Listening on a socket file.
+    #[track_caller]
+    fn start_at(path: &Path, args: &str) -> Self {
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_tinylb"))
+                .args(["--listen", &format!("unix:{}", path.display())])
                 .args(args.split_whitespace()),
         )
     }
@@ -171,20 +186,6 @@ fn failure(args: &[&str]) -> (i32, String) {
     (status.code().unwrap(), err)
 }
 
-/// The first line of what a backend sends. A read that a signal interrupts is taken up again.
-#[track_caller]
-fn read_tag(stream: &mut impl Read) -> String {
-    let mut tag = Vec::new();
-    let mut byte = [0];
-    loop {
-        stream.read_exact(&mut byte).expect("no tag");
-        match byte[0] {
-            b'\n' => return String::from_utf8(tag).unwrap(),
-            byte => tag.push(byte),
-        }
-    }
-}
-
 fn two_backends() -> (TestBackend, TestBackend, String) {
     let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
     let args = format!("--control --backend a={} --backend b={}", one.addr, two.addr);
@@ -210,8 +211,8 @@ fn each_kind_of_target_is_reached() {
         unix.incoming().for_each(|stream| drop(stream.unwrap().write_all(b"unix\n")))
     });
     let named = TestBackend::echo("named");
-    let six =
-        TestBackend::at("[::1]:0".parse().unwrap(), |mut stream| drop(stream.write_all(b"six\n")));
+    let loopback = "[::1]:0".parse::<SocketAddr>().unwrap().into();
+    let six = TestBackend::at(&loopback, TestBackend::echoing("six"));
     let cli = Cli::start(&format!(
         "--backend a=127.0.0.1:{port} --backend b=localhost:{port} --backend c={} --backend d=unix:{}",
         six.addr,
@@ -233,20 +234,19 @@ fn bad_arguments_are_status_2_and_a_message() {
         ("--listen 127.0.0.1:0 --backend =127.0.0.1:1", "key"),
         ("--listen 127.0.0.1:0 --backend a=127.0.0.1", "HOST:PORT"),
         ("--listen 127.0.0.1:0 --backend a=127.0.0.1:0", "port"),
-        ("--listen 127.0.0.1:0 --backend a=127.0.0.1:65536", "port"),
         ("--listen 127.0.0.1:0 --backend a=host:+80", "port"),
         ("--listen 127.0.0.1:0 --backend a=::1:80", "[IPV6]:PORT"),
         ("--listen 127.0.0.1:0 --backend a=127.0.0.1:1 --backend a=127.0.0.1:2", "twice"),
         ("--listen 127.0.0.1:0 --connect-timeout 0", "--connect-timeout"),
         ("--listen 127.0.0.1:0 --dial-limit -1", "-1"),
-        ("--listen 127.0.0.1:0 --dial-limit=-1", "negative"),
         ("--listen 127.0.0.1:0 --idle-timeout NaN", "--idle-timeout"),
         ("--listen 127.0.0.1:0 --half-closed-timeout inf", "--half-closed-timeout"),
         ("--listen 127.0.0.1:0 --user-timeout 1e9", "--user-timeout"),
         ("--listen 127.0.0.1:0 --drain 1e30", "--drain"),
-        ("--listen 127.0.0.1:0 --drain soon", "--drain"),
         ("--listen 127.0.0.1:0 --max-connections 0", "--max-connections"),
         ("--listen 127.0.0.1:0 --buffer-size 99999999", "--buffer-size"),
+        ("--listen 127.0.0.1:0 --notsent-lowat 0", "--notsent-lowat"),
+        ("--listen 127.0.0.1:0 --notsent-lowat none", "must be off or"),
         ("--listen 127.0.0.1:0 --log loud", "--log"),
     ];
     for (args, reason) in cases {
@@ -330,10 +330,10 @@ fn set_add_and_remove_answer_what_they_did_after_it_is_done() {
     let (mut second, tag) = cli.tagged_client();
     assert_eq!(tag, "two");
     assert_eq!(cli.ask("remove a"), "ok closed=1 cancelled=0 backends=1");
-    assert_cut(&mut first);
+    assert_aborted(&mut first);
     assert_echo(&mut second, b"stays");
     assert_eq!(cli.ask(&format!("add b={}", one.addr)), "ok closed=1 cancelled=0 backends=1");
-    assert_cut(&mut second);
+    assert_aborted(&mut second);
     assert_eq!(
         cli.ask(&format!("set c={} d={}", one.addr, two.addr)),
         "ok closed=0 cancelled=0 backends=2"
@@ -341,17 +341,8 @@ fn set_add_and_remove_answer_what_they_did_after_it_is_done() {
     assert_eq!(cli.backends(), format!("c={} d={}", one.addr, two.addr));
     let (mut third, _) = cli.tagged_client();
     assert_eq!(cli.ask("set"), "ok closed=1 cancelled=0 backends=0");
-    assert_cut(&mut third);
+    assert_aborted(&mut third);
     assert_eq!(cli.backends(), "");
-}
-
-#[test]
-fn a_cancelled_dial_is_counted() {
-    let black_hole = BlackHole::new();
-    let mut cli = Cli::start(&format!("--control --backend a={}", black_hole.addr));
-    let _client = connect(cli.addr());
-    cli.wait_for_stats("dialling", |stats| stats["dialling"] == 1);
-    assert_eq!(cli.ask("remove a"), "ok closed=0 cancelled=1 backends=0");
 }
 
 #[test]
@@ -369,35 +360,27 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
         (b"set x=unix:/a\x1b[31m", "control"),
         (b"set x=127.0.0.1", "HOST:PORT"),
         (b"set x=127.0.0.1:0", "port"),
-        (b"set x=127.0.0.1:", "port"),
         (b"set x=127.0.0.1:70000", "port"),
         (b"set x=[::1]:0", "port"),
-        (b"set x=[::1]", "port"),
         (b"set x=::1:80", "[IPV6]:PORT"),
-        (b"set x=:80", "HOST:PORT"),
         (b"set x=http://host:80", "HOST:PORT"),
         (b"set x=unix:", "path"),
         (b"set x=y=z", "y=z"),
         (b"set x=no-such-host.invalid:80", "no-such-host.invalid:80"),
-        (b"add x=127.0.0.1:1 y", "KEY=TARGET"),
         (b"add x=127.0.0.1:1 x=127.0.0.1:2", "twice"),
         (b"add", "missing"),
-        (b"add --drain 1", "missing"),
         (b"remove", "missing"),
         (b"remove nobody", "unknown"),
         (b"remove a nobody", "unknown"),
         (b"remove a a", "twice"),
-        (b"remove a --drain", "--drain"),
         (b"remove a --drain soon", "soon"),
         (b"remove a --drain -1", "negative"),
         (b"remove --drain 1 a", "last"),
-        (b"set --drain NaN", "NaN"),
         (b"drain", "SECONDS"),
-        (b"drain 1 2", "SECONDS"),
         (b"drain inf", "inf"),
-        (b"drain 1e300", "1e300"),
         (b"stats please", "alone"),
         (b"quit now", "alone"),
+        (b"help me", "alone"),
         (b"remove \xff", "UTF-8"),
         (b"\x00\x07", "unknown"),
     ];
@@ -415,20 +398,13 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
 }
 
 #[test]
-fn a_line_beyond_all_measure_is_an_error_and_the_next_is_obeyed() {
+fn an_endless_line_is_an_error_the_next_is_obeyed_and_a_long_word_is_not_repeated_in_full() {
     let mut cli = Cli::start("--control");
     cli.send("set ");
-    for _ in 0..5 << 4 {
-        cli.send(vec![b'x'; 1 << 16]);
-    }
+    (0..5 << 4).for_each(|_| cli.send(vec![b'x'; 1 << 16]));
     cli.send("\nset a=127.0.0.1:1\n");
     assert!(cli.line().starts_with("error the line is longer than"));
     assert_eq!(cli.line(), "ok closed=0 cancelled=0 backends=1");
-}
-
-#[test]
-fn a_long_word_is_not_repeated_in_full() {
-    let mut cli = Cli::start("--control");
     let answer = cli.ask(&"\u{e9}".repeat(100_000));
     assert!(answer.starts_with("error ") && answer.len() < 1000);
 }
@@ -483,7 +459,7 @@ fn c3_9_a_trailing_drain_lets_connections_to_vanished_targets_go_on_until_its_li
         cli.ask(&format!("add b={} --drain 0.25", one.addr)),
         "ok closed=0 cancelled=0 backends=1"
     );
-    assert_cut(&mut second);
+    assert_aborted(&mut second);
     assert!(asked.elapsed() >= Duration::from_millis(250));
     assert_echo(&mut first, b"named again");
     assert_eq!(
@@ -492,7 +468,7 @@ fn c3_9_a_trailing_drain_lets_connections_to_vanished_targets_go_on_until_its_li
     );
     assert_echo(&mut first, b"goes on");
     assert_eq!(cli.ask("set --drain 0"), "ok closed=0 cancelled=0 backends=0");
-    assert_cut(&mut first);
+    assert_aborted(&mut first);
 }
 
 #[test]
@@ -530,6 +506,17 @@ fn stats_are_one_line_of_json() {
 }
 
 #[test]
+fn help_is_one_line_with_every_command() {
+    let mut cli = Cli::start("--control");
+    let answer = cli.ask("help");
+    assert!(answer.starts_with("ok "), "{answer}");
+    for command in ["set", "add", "remove", "stats", "drain", "quit", "help"] {
+        assert!(answer.split([' ', '|']).any(|word| word == command), "{command}: {answer}");
+    }
+    assert_eq!(cli.ask("set"), "ok closed=0 cancelled=0 backends=0", "the next line");
+}
+
+#[test]
 fn a_reader_of_stdout_that_goes_away_does_not_end_it() {
     let (_one, _two, args) = two_backends();
     let mut cli = Cli::start(&args);
@@ -549,13 +536,27 @@ fn a_reader_of_stdout_that_goes_away_does_not_end_it() {
 // The end.
 
 #[test]
-fn quit_cuts_everything_and_exits_0() {
-    let (_one, _two, args) = two_backends();
-    let mut cli = Cli::start(&args);
-    let (mut client, _) = cli.tagged_client();
-    assert!(cli.ask("quit").starts_with("ok"));
-    assert_cut(&mut client);
-    cli.assert_ends_well();
+fn quit_and_signals_abort_everything_at_once_or_after_the_drain_asked_for() {
+    type End = fn(&mut Cli);
+    let at_once = Duration::ZERO;
+    let soon = Duration::from_millis(250);
+    let ends: [(&str, Duration, End); 5] = [
+        ("", at_once, |cli| assert!(cli.ask("quit").starts_with("ok"))),
+        ("", at_once, |cli| cli.signal("TERM")),
+        ("", at_once, |cli| cli.signal("INT")),
+        ("", soon, |cli| assert!(cli.ask("drain 0.25").starts_with("ok"))),
+        ("--drain 0.25", soon, |cli| cli.signal("INT")),
+    ];
+    for (option, limit, end) in ends {
+        let (_one, _two, args) = two_backends();
+        let mut cli = Cli::start(&format!("{args} {option}"));
+        let (mut client, _) = cli.tagged_client();
+        let asked = Instant::now();
+        end(&mut cli);
+        assert_aborted(&mut client);
+        assert!(asked.elapsed() >= limit);
+        cli.assert_ends_well();
+    }
 }
 
 #[test]
@@ -574,30 +575,6 @@ fn drain_answers_at_once_and_the_process_exits_when_the_last_client_has_finished
 }
 
 #[test]
-fn drain_cuts_at_its_limit() {
-    let (_one, _two, args) = two_backends();
-    let mut cli = Cli::start(&args);
-    let (mut client, _) = cli.tagged_client();
-    let asked = Instant::now();
-    cli.ask("drain 0.25");
-    assert_cut(&mut client);
-    assert!(asked.elapsed() >= Duration::from_millis(250));
-    cli.assert_ends_well();
-}
-
-#[test]
-fn a_signal_ends_it_at_once_by_default() {
-    for signal in ["TERM", "INT"] {
-        let (_one, _two, args) = two_backends();
-        let mut cli = Cli::start(&args);
-        let (mut client, _) = cli.tagged_client();
-        cli.signal(signal);
-        assert_cut(&mut client);
-        cli.assert_ends_well();
-    }
-}
-
-#[test]
 fn a_signal_drains_for_as_long_as_told_and_a_second_ends_at_once() {
     let (_one, _two, args) = two_backends();
     let mut cli = Cli::start(&format!("{args} --drain 600"));
@@ -606,19 +583,7 @@ fn a_signal_drains_for_as_long_as_told_and_a_second_ends_at_once() {
     wait_for("it listens no more", || TcpStream::connect(cli.addr()).is_err().then_some(()));
     assert_echo(&mut client, b"goes on");
     cli.signal("INT");
-    assert_cut(&mut client);
-    cli.assert_ends_well();
-}
-
-#[test]
-fn a_signal_drains_until_the_limit() {
-    let (_one, _two, args) = two_backends();
-    let mut cli = Cli::start(&format!("{args} --drain 0.25"));
-    let (mut client, _) = cli.tagged_client();
-    let sent = Instant::now();
-    cli.signal("INT");
-    assert_cut(&mut client);
-    assert!(sent.elapsed() >= Duration::from_millis(250));
+    assert_aborted(&mut client);
     cli.assert_ends_well();
 }
 
@@ -634,11 +599,7 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
         |cli| cli.signal("TERM"),
     ];
     for end in ends {
-        let mut cli = Cli::run(
-            Command::new(env!("CARGO_BIN_EXE_tinylb"))
-                .args(["--listen", &address])
-                .args(args.split_whitespace()),
-        );
+        let mut cli = Cli::start_at(&path, &args);
         assert_eq!(cli.address, address);
         let mut client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -654,11 +615,7 @@ fn a_socket_file_is_listened_on_and_removed_at_the_end() {
 fn a_socket_file_that_another_has_put_in_its_place_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("front.sock");
-    let mut cli = Cli::run(Command::new(env!("CARGO_BIN_EXE_tinylb")).args([
-        "--control",
-        "--listen",
-        &format!("unix:{}", path.display()),
-    ]));
+    let mut cli = Cli::start_at(&path, "--control");
     let successor = dir.path().join("new.sock");
     let _listener = UnixListener::bind(&successor).unwrap();
     fs::rename(successor, &path).unwrap();
@@ -667,176 +624,64 @@ fn a_socket_file_that_another_has_put_in_its_place_is_left() {
     assert!(path.exists());
 }
 
-// The file.
-
-/// A backends file that is replaced in one step.
-struct BackendsFile {
-    dir: tempfile::TempDir,
-}
-
-impl BackendsFile {
-    fn new(content: impl AsRef<[u8]>) -> Self {
-        let file = Self { dir: tempfile::tempdir().unwrap() };
-        file.write(content);
-        file
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("backends")
-    }
-
-    fn write(&self, content: impl AsRef<[u8]>) {
-        let new = self.dir.path().join("new");
-        fs::write(&new, content).unwrap();
-        fs::rename(new, self.path()).unwrap();
-    }
-
-    #[track_caller]
-    fn start(&self, args: &str) -> Cli {
-        Cli::start(&format!("--control --backends {} {args}", self.path().display()))
-    }
+#[test]
+fn a_socket_file_of_a_killed_process_is_replaced() {
+    let (_one, _two, args) = two_backends();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("front.sock");
+    let mut killed = Cli::start_at(&path, &args);
+    killed.child.kill().unwrap();
+    killed.wait();
+    assert!(path.exists());
+    let mut cli = Cli::start_at(&path, &args);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(read_tag(&mut client), "one");
+    cli.ask("quit");
+    cli.assert_ends_well();
+    assert!(!path.exists());
 }
 
 #[test]
-fn the_file_has_one_backend_a_line_with_comments_and_blank_lines() {
-    let file = BackendsFile::new(
-        "\u{feff}# who serves\n\n  a=127.0.0.1:1  \r\n\t# b=127.0.0.1:2\nc=127.0.0.1:3 # the third\nd=unix:/x#y\n#\ne=localhost:5",
-    );
-    let mut cli = file.start("");
-    assert_eq!(cli.backends(), "a=127.0.0.1:1 c=127.0.0.1:3 d=unix:/x#y e=localhost:5");
-}
-
-#[test]
-fn a_changed_file_is_reread_and_replaces_only_its_own_backends() {
-    let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
-    let file = BackendsFile::new(format!("f={}\n", one.addr));
-    let mut cli = file.start(&format!("--backend a={}", two.addr));
-    let (mut kept, tag) = cli.tagged_client();
-    assert_eq!(tag, "two");
-    let (mut gone, tag) = cli.tagged_client();
-    assert_eq!(tag, "one");
-    cli.ask("add c=127.0.0.1:3");
-    file.write("g=127.0.0.1:7\n");
-    assert_cut(&mut gone);
-    cli.wait_for_backends(&format!("a={} c=127.0.0.1:3 g=127.0.0.1:7", two.addr));
-    assert_echo(&mut kept, b"stays");
-    fs::write(file.path(), "").unwrap();
-    cli.wait_for_backends(&format!("a={} c=127.0.0.1:3", two.addr));
-}
-
-#[test]
-fn commands_act_on_all_but_the_files_backends() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("--backend a=127.0.0.1:2");
-    for command in
-        ["set f=127.0.0.1:3", "add b=127.0.0.1:3 f=127.0.0.1:3", "remove f", "remove a f"]
-    {
-        let answer = cli.ask(command);
-        assert!(answer.starts_with("error ") && answer.contains("\"f\""), "{command}: {answer}");
+fn a_socket_file_that_somebody_listens_on_is_an_error_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("front.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // The shortest backlog there is; with one client in it, another would have to wait.
+    rustix::net::listen(&listener, 0).unwrap();
+    for _ in 0..2 {
+        let (status, message) = failure(&["--listen", &format!("unix:{}", path.display())]);
+        assert!(status == 1 && message.contains("another process listens there"), "{message}");
+        assert!(path.exists());
     }
-    assert_eq!(cli.backends(), "a=127.0.0.1:2 f=127.0.0.1:1");
-    assert_eq!(cli.ask("set b=127.0.0.1:4"), "ok closed=0 cancelled=0 backends=2");
-    assert_eq!(cli.ask("set"), "ok closed=0 cancelled=0 backends=1");
-    assert_eq!(cli.backends(), "f=127.0.0.1:1");
-}
-
-#[test]
-fn a_bad_file_is_an_error_that_names_file_and_line_once_and_the_running_set_is_kept() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("--backend a=127.0.0.1:2 --log off");
-    let before = cli.backends();
-    let bad: [(&[u8], usize, &str); 6] = [
-        (b"g=127.0.0.1:1\n\nh\n", 3, "KEY=TARGET"),
-        (b"g=127.0.0.1:1\ng=127.0.0.1:2\n", 2, "twice"),
-        (b"\n\n\na=127.0.0.1:1\n", 4, "\"a\""),
-        (b"g=127.0.0.1:0", 1, "port"),
-        (b"#\ng=no-such-host.invalid:1", 2, "no-such-host.invalid"),
-        (b"g=127.0.0.1:1\n\xff=127.0.0.1:1", 2, "UTF-8"),
-    ];
-    for (content, line, reason) in bad {
-        file.write(content);
-        let complaint = cli.complaint();
-        let place = format!("{}:{line}: ", file.path().display());
-        assert!(complaint.contains(&place) && complaint.contains(reason), "{complaint}");
-    }
-    // A repetition would come about as soon as the first complaint did; to miss it is the most that bad luck can do.
-    assert!(cli.stderr.recv_timeout(Duration::from_secs(1)).is_err());
-    assert_eq!(cli.backends(), before);
-    file.write("z=127.0.0.1:9\n");
-    cli.wait_for_backends("a=127.0.0.1:2 z=127.0.0.1:9");
-}
-
-#[test]
-fn a_hangup_signal_has_the_file_reread() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let cli = file.start("");
-    file.write("bad\n");
-    let first = cli.complaint();
-    cli.signal("HUP");
-    assert_eq!(cli.complaint(), first, "said once for each time it is reread");
-}
-
-#[test]
-fn a_file_that_vanishes_is_an_error_said_once_and_the_running_set_is_kept() {
-    let file = BackendsFile::new("f=127.0.0.1:1\n");
-    let mut cli = file.start("");
-    fs::remove_file(file.path()).unwrap();
-    assert!(cli.complaint().contains(&format!("{}: ", file.path().display())));
-    assert_eq!(cli.backends(), "f=127.0.0.1:1");
-    fs::create_dir(file.path()).unwrap();
-    assert!(cli.complaint().contains("not a regular file"));
-    fs::remove_dir(file.path()).unwrap();
-    file.write("g=127.0.0.1:1\n");
-    cli.wait_for_backends("g=127.0.0.1:1");
+    drop(listener.accept().unwrap());
 }
 
 // Options that reach the balancer.
 
 #[test]
-fn c6_5_idle_and_half_closed_connections_are_cut_after_their_time_outs() {
-    let (_one, _two, args) = two_backends();
-    for (option, finishes) in [("--idle-timeout 0.2", false), ("--half-closed-timeout 0.2", true)] {
-        // This backend does not answer an end of stream by its own.
-        let silent = TestBackend::new(|mut stream| {
-            let _ = stream.write_all(b"silent\n");
-            std::thread::park_timeout(PATIENCE);
-        });
-        let cli = Cli::start(&format!("{args} {option} --backend A={}", silent.addr));
-        let (mut client, tag) = cli.tagged_client();
-        assert_eq!(tag, "silent");
-        let since = Instant::now();
-        if finishes {
-            client.shutdown(Shutdown::Write).unwrap();
-        }
-        assert_cut(&mut client);
-        assert!(since.elapsed() >= Duration::from_millis(190), "{option}");
+fn limits_of_the_command_line_reach_the_balancer() {
+    let (hole, limit) = (BlackHole::new(), Duration::from_millis(190));
+    // This backend does not answer an end of stream by its own.
+    let silent = TestBackend::new(|mut stream| {
+        let _ = stream.write_all(b"silent\n");
+        std::thread::park_timeout(PATIENCE);
+    });
+    for (option, addr) in [
+        ("--idle-timeout 0.2", silent.addr),
+        ("--half-closed-timeout .2", silent.addr),
+        ("--connect-timeout 0.2", hole.addr),
+        ("--dial-limit 0.2", hole.addr),
+    ] {
+        let cli = Cli::start(&format!("{option} --backend a={addr}"));
+        let (start, mut client) = (Instant::now(), connect(cli.addr()));
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_aborted(&mut client);
+        assert!(start.elapsed() >= limit, "{option}");
     }
-}
-
-#[test]
-fn c5_2_an_attempt_takes_the_connect_time_out_at_most_and_all_together_the_dial_limit() {
-    let (one, _two, _) = two_backends();
-    let black_hole = BlackHole::new();
-    let started = Instant::now();
-    let cli = Cli::start(&format!(
-        "--connect-timeout .2 --backend a={} --backend b={}",
-        black_hole.addr, one.addr
-    ));
-    assert_eq!(cli.tags(1), ["one"]);
-    assert!(started.elapsed() >= Duration::from_millis(200));
-    let cli = Cli::start(&format!("--dial-limit 0.2 --backend a={}", black_hole.addr));
-    assert_cut(&mut connect(cli.addr()));
-}
-
-#[test]
-fn c4_4_at_max_connections_clients_wait() {
-    let (_one, _two, args) = two_backends();
-    let mut cli = Cli::start(&format!("{args} --max-connections 1"));
-    let (first, _) = cli.tagged_client();
-    let mut second = connect(cli.addr());
+    let mut cli = Cli::start(&format!("--control --max-connections 1 --backend a={}", silent.addr));
+    let (_first, _second) = (cli.tagged_client(), connect(cli.addr()));
     assert_eq!(cli.stats()["accepted"], 1);
-    drop(first);
-    assert_eq!(read_tag(&mut second), "two");
 }
 
 #[test]

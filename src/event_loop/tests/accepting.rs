@@ -213,3 +213,31 @@ fn c4_2_a_storm_is_taken_in_pieces_without_further_events() {
     rig.settle(&[]);
     assert_eq!(rig.event_loop.cx.counters.accepted, 500);
 }
+
+#[test]
+fn c8_2_a_shortage_that_lasts_is_told_as_one_pause() {
+    let backend = Scripted::new("a").then(Err(shortage()));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend([Err(shortage()), Err(shortage()), Ok(Script::new())]);
+    let pause = rig.settle(&[(token::LISTENER, READABLE)]).unwrap();
+    assert_eq!(rig.notes.take_others(), ["paused: Some(24)"]);
+    rig.pass(pause);
+    assert!(rig.notes.take_others().is_empty());
+    rig.pass(pause); // the client comes in, and has no descriptor to be dialled for
+    assert!(rig.notes.take_others().is_empty());
+    rig.pass(pause);
+    assert_eq!((rig.notes.take_others(), backend.dialled().len()), (vec!["resumed".into()], 1));
+}
+
+#[test]
+fn c8_2_no_pause_is_told_once_the_listener_is_closed() {
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    rig.control.drain(SECOND).unwrap();
+    rig.settle(COMMANDED);
+    let b = Scripted::new("b").then(Err(shortage()));
+    drop(rig.submit(&[("b", &b)])); // the client is to be dialled for again
+    rig.settle(COMMANDED);
+    assert_eq!((rig.event_loop.fd_waiters.len(), rig.notes.take_others().len()), (1, 0));
+}

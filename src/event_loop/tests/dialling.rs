@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use super::rig::*;
 
 use super::super::*;
-use crate::testing::script::{Act, Script};
+use crate::testing::script::{Act, Script, Seen};
 
 #[test]
 fn c5_2_a_spurious_event_connects_nothing_and_a_true_one_does() {
@@ -38,34 +38,130 @@ fn c5_1_no_byte_is_read_from_a_client_without_a_backend() {
 }
 
 #[test]
-fn c5_2_each_attempt_and_all_together_have_their_limits() {
-    let (a, b, c, d) =
-        (Scripted::new("a"), Scripted::new("b"), Scripted::new("c"), Scripted::new("d"));
-    let mut rig = Rig::new(&[("a", &a), ("b", &b), ("c", &c), ("d", &d)]);
-    let client = rig.client(Script::new());
+fn c5_2_each_attempt_has_its_limit() {
+    let (a, b) = (Scripted::new("a"), Scripted::new("b"));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
     assert_eq!(rig.pass(5 * SECOND - Duration::from_nanos(1)), Some(Duration::from_nanos(1)));
     assert_eq!(rig.notes.take(), [""; 0]);
     assert_eq!(rig.pass(Duration::from_nanos(1)), Some(5 * SECOND));
     assert_eq!(rig.notes.take(), ["0 failed a/0: timed out"]);
     assert!(a.dialled()[0].is_dropped());
     assert_eq!(a.dialled()[0].token(), None, "still registered");
-    rig.pass(5 * SECOND);
-    assert_eq!(rig.notes.take(), ["0 failed b/0: timed out"]);
-    assert_eq!(rig.pass(5 * SECOND), None);
-    assert_eq!(rig.notes.take(), ["0 failed c/0: timed out", "0 ended: dial limit"]);
-    assert!(client.is_aborted() && client.is_dropped() && d.dialled().is_empty());
+    assert_eq!(b.dialled().len(), 1);
 }
 
 #[test]
-fn c5_2_the_dial_limit_ends_an_attempt_that_has_time_left_and_does_not_blame_the_backend() {
+fn c5_2_each_attempt_has_a_fair_share_of_the_time_that_is_left() {
+    let two = Scripted { addresses: 2, ..Scripted::new("a") };
+    let (b, c, d) = (Scripted::new("b"), Scripted::new("c"), Scripted::new("d"));
+    let mut rig = Rig::new(&[("a", &two), ("b", &b), ("c", &c), ("d", &d)]);
+    let client = rig.client(Script::new());
+    for failed in ["a/0", "a/1", "b/0", "c/0"] {
+        rig.pass(3 * SECOND);
+        assert_eq!(rig.notes.take(), [format!("0 failed {failed}: timed out")]);
+    }
+    assert_eq!(rig.pass(3 * SECOND), None);
+    assert_eq!(rig.notes.take(), ["0 failed d/0: timed out", "0 ended: dial limit"]);
+    assert!(client.is_aborted() && client.is_dropped());
+}
+
+#[test]
+fn c5_2_six_dead_backends_before_a_healthy_one_are_survived() {
+    let dead: Vec<_> = (0..6).map(|_| Scripted::new("dead")).collect();
+    let healthy = Scripted::new("healthy").then(connects());
+    let keys = ["a", "b", "c", "d", "e", "f"];
+    let mut backends: Vec<_> = keys.into_iter().zip(&dead).collect();
+    backends.push(("g", &healthy));
+    let mut rig = Rig::new(&backends);
+    rig.client(Script::new());
+    for _ in 0..15 {
+        rig.pass(SECOND);
+    }
+    let dialled = healthy.dialled().pop().expect("it is tried in time");
+    rig.event(&dialled, Readiness { writable: true, ..Readiness::default() });
+    assert_eq!(rig.notes.take().pop().unwrap(), "0 connected g");
+}
+
+#[test]
+fn c5_2_an_attempt_that_the_dial_limit_ends_too_early_says_nothing_of_the_backend() {
     let (a, b) = (Scripted::new("a"), Scripted::new("b"));
     let mut rig =
-        Rig::with(Limits { dial_limit: 7 * SECOND, ..LIMITS }, 9, &[("a", &a), ("b", &b)]);
+        Rig::with(Limits { dial_limit: 3 * SECOND, ..LIMITS }, 9, &[("a", &a), ("b", &b)]);
     rig.client(Script::new());
-    assert_eq!(rig.pass(5 * SECOND), Some(2 * SECOND));
-    rig.pass(2 * SECOND);
+    assert_eq!(rig.pass(2 * SECOND), Some(SECOND));
+    rig.pass(SECOND);
     assert_eq!(rig.notes.take(), ["0 failed a/0: timed out", "0 ended: dial limit"]);
     assert_eq!(rig.event_loop.stats(rig.now).backends[1].usage.dial_failures, 0);
+}
+
+fn busy() -> io::Result<Script> {
+    Err(ErrorKind::WouldBlock.into())
+}
+
+/// How long after it was found to be busy a backend is tried again.
+const RETRY: Duration = Duration::from_millis(5);
+
+#[test]
+fn c5_6_a_busy_backend_is_neither_failed_nor_tried() {
+    let a = Scripted::new("a").then(busy()).then(busy()).then(connects());
+    let b = Scripted::new("b").then(refused());
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    rig.client(Script::new());
+    assert_eq!(rig.notes.take(), ["0 failed b/0: connection refused"], "others are tried first");
+    let stats = rig.event_loop.stats(rig.now);
+    assert_eq!((stats.dialling, stats.backends[0].dialling), (1, 0), "it waits for nobody's count");
+    assert_eq!(rig.pass(RETRY), Some(RETRY));
+    rig.pass(RETRY);
+    let dialled = a.dialled().pop().expect("it is tried again");
+    rig.event(&dialled, Readiness { writable: true, ..Readiness::default() });
+    assert_eq!(rig.notes.take(), ["0 connected a"]);
+    assert_eq!(rig.event_loop.stats(rig.now).backends[0].usage.dial_failures, 0);
+}
+
+#[test]
+fn c5_6_clients_wait_for_a_busy_backend_in_order_and_at_most_for_the_dial_limit() {
+    let a = (0..4).fold(Scripted::new("a"), |a, _| a.then(busy()));
+    let mut rig = Rig::new(&[("a", &a)]);
+    (0..3).for_each(|_| drop(rig.client(Script::new())));
+    rig.pass(RETRY); // the first is still told that it is busy
+    assert_eq!(a.dialled().len(), 0);
+    rig.pass(RETRY);
+    let slot_of = |seen: &Seen| match Source::from(seen.token().unwrap()) {
+        Source::Pair(pair, _) => pair.slot,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(a.dialled().iter().map(slot_of).collect::<Vec<_>>(), [0, 1, 2]);
+
+    let always = (0..10_000).fold(Scripted::new("b"), |b, _| b.then(busy()));
+    let mut rig = Rig::new(&[("b", &always)]);
+    rig.client(Script::new());
+    rig.pass(LIMITS.dial_limit);
+    assert_eq!(rig.notes.take(), ["0 ended: dial limit"]);
+}
+
+#[test]
+fn c5_6_one_busy_target_does_not_hold_up_the_clients_of_another() {
+    let a = (0..10_000).fold(Scripted::new("a"), |a, _| a.then(busy()));
+    let b = Scripted::new("b").then(busy());
+    let mut rig = Rig::new(&[("a", &a)]);
+    (0..100).for_each(|_| drop(rig.client(Script::new())));
+    rig.update(&[("b", &b)]);
+    rig.pass(RETRY);
+    assert_eq!(b.dialled().len(), 100, "an update has them all pick anew");
+    let mut rig = Rig::new(&[("a", &a), ("c", &Scripted::new("c"))]);
+    rig.client(Script::new());
+    assert_eq!(rig.event_loop.stats(rig.now).backends[1].dialling, 1);
+}
+
+#[test]
+fn c5_6_a_client_of_a_busy_backend_that_was_removed_is_refused_if_there_is_no_other() {
+    let a = (0..10).fold(Scripted::new("a"), |a, _| a.then(busy()));
+    let mut rig = Rig::new(&[("a", &a)]);
+    let client = rig.client(Script::new());
+    rig.update(&[]);
+    assert_eq!(rig.notes.take(), ["0 ended: no backend"]);
+    assert!(client.is_dropped());
 }
 
 #[test]
@@ -328,4 +424,76 @@ fn c5_2_who_got_a_descriptor_at_last_has_the_connect_timeout_for_the_dial() {
     assert_eq!(rig.pass(pause), Some(LIMITS.connect_timeout));
     rig.pass(LIMITS.connect_timeout);
     assert_eq!(rig.notes.take(), ["0 failed a/0: timed out", "0 ended: backends failed"]);
+}
+
+#[test]
+fn c8_2_attempts_tell_how_long_they_took() {
+    let mut backend = Scripted::new("a").then(refused());
+    backend.addresses = 3;
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.client(Script::new());
+    rig.pass(SECOND); // of the second attempt, which is begun at once
+    let dialled = backend.dialled().pop().unwrap();
+    dialled.then_error(ErrorKind::ConnectionReset);
+    rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
+    rig.pass(LIMITS.connect_timeout);
+    assert_eq!(
+        *rig.notes.took.lock().unwrap(),
+        [Duration::ZERO, SECOND, LIMITS.connect_timeout],
+        "{:?}",
+        rig.notes.take()
+    );
+}
+
+#[test]
+fn c8_1_c8_2_what_becomes_of_a_breaker_is_told_and_counted() {
+    let backend = Scripted::new("t").then(refused()).then(refused()).then(refused());
+    let backend = backend.then(refused()).then(connects()).then(connects());
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let stats = |rig: &Rig| rig.event_loop.stats(rig.now).backends.remove(0);
+    let before = stats(&rig);
+    assert_eq!((before.ejected_for, before.half_open, before.last_error), (None, false, None));
+
+    (0..3).for_each(|_| drop(rig.client(Script::new())));
+    assert_eq!(rig.notes.take_others(), ["a=t ejected for 1"]);
+    let ejected = stats(&rig);
+    let time = ejected.ejected_for.expect("not ejected");
+    assert!(ejected.ejected && !ejected.half_open && time <= SECOND, "{ejected:?}");
+    let error = ejected.last_error.unwrap();
+    assert_eq!((&*error.text, error.age), ("connection refused", Duration::ZERO));
+
+    rig.pass(time / 2);
+    assert_eq!(stats(&rig).ejected_for, Some(time - time / 2));
+    rig.pass(time - time / 2);
+    assert_eq!(rig.notes.take_others(), ["a=t HalfOpen"]);
+    let half_open = stats(&rig);
+    assert!(half_open.half_open && !half_open.ejected && half_open.ejected_for.is_none());
+    assert_eq!(half_open.last_error.unwrap().age, time);
+
+    rig.client(Script::new());
+    assert_eq!(rig.notes.take_others(), ["a=t ejected for 2"]);
+    rig.pass(2 * SECOND);
+    rig.pair(Script::new(), &backend);
+    rig.pair(Script::new(), &backend); // which changes nothing
+    assert_eq!(rig.notes.take_others(), ["a=t HalfOpen", "a=t Closed"]);
+    let closed = stats(&rig);
+    assert!(!closed.half_open && !closed.ejected);
+    assert_eq!(closed.last_error.unwrap().age, 2 * SECOND, "a success does not clear it");
+
+    rig.update(&[("a", &Scripted::new("another target"))]);
+    assert_eq!((stats(&rig).last_error, rig.event_loop.stats(rig.now).updates), (None, 2));
+    assert!(rig.notes.take_others().is_empty());
+}
+
+#[test]
+fn c8_1_a_dial_of_a_keys_old_target_is_not_its_last_error() {
+    let backend = Scripted::new("old");
+    let mut rig = Rig::new(&[("a", &backend), ("b", &backend)]);
+    rig.client(Script::new());
+    rig.update(&[("a", &Scripted::new("new")), ("b", &backend)]);
+    let dialled = backend.dialled().pop().unwrap();
+    dialled.then_error(ErrorKind::ConnectionRefused);
+    rig.event(&dialled, Readiness { error: true, ..Readiness::default() });
+    let a = rig.event_loop.stats(rig.now).backends.remove(0);
+    assert_eq!((a.usage.dial_failures, a.last_error), (1, None));
 }

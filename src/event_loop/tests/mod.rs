@@ -5,4 +5,5 @@ mod dialling;
 mod relaying;
 mod rig;
 mod running;
+mod timeouts;
 mod updates;

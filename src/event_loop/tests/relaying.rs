@@ -85,7 +85,7 @@ fn c6_6_a_flood_leaves_room_for_others_and_for_updates() {
     assert_eq!(next, Some(rig.now), "the rest needs no event");
     let update = rig.submit(&[]);
     rig.turn(COMMANDED);
-    assert_eq!(update.poll().unwrap().unwrap().closed, 2);
+    assert_eq!(update.try_wait().unwrap().unwrap().closed, 2);
     assert!(greedy.written().len() <= 3 * BYTES_PER_DIRECTION);
 }
 

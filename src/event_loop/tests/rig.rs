@@ -10,7 +10,9 @@ use super::super::*;
 use crate::backend::{Backend, Dial, DialRequest};
 use crate::control::{Control, Update};
 use crate::net::{Address, Listener, SocketOptions, Stream};
-use crate::observer::{AttemptFailed, Connected, Ended};
+use crate::observer::{
+    AcceptChanged, AttemptFailed, BreakerChanged, BreakerState, Connected, Ended,
+};
 use crate::pool::PickSettings;
 use crate::random::Random;
 use crate::stats::Applied;
@@ -94,15 +96,24 @@ pub(super) fn refused() -> io::Result<Script> {
     Err(ErrorKind::ConnectionRefused.into())
 }
 
+/// What an observer is told: of each client, and of the rest.
 #[derive(Clone, Default)]
-pub(super) struct Notes(Arc<Mutex<Vec<String>>>);
+pub(super) struct Notes {
+    of_clients: Arc<Mutex<Vec<String>>>,
+    others: Arc<Mutex<Vec<String>>>,
+    /// How long each attempt took that failed.
+    pub(super) took: Arc<Mutex<Vec<Duration>>>,
+}
 
 impl Notes {
     pub(super) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
+        std::mem::take(&mut self.of_clients.lock().unwrap())
+    }
+    pub(super) fn take_others(&self) -> Vec<String> {
+        std::mem::take(&mut self.others.lock().unwrap())
     }
     pub(super) fn add(&self, note: String) {
-        self.0.lock().unwrap().push(note);
+        self.of_clients.lock().unwrap().push(note);
     }
 }
 
@@ -115,12 +126,28 @@ impl Observer for Notes {
             failed.attempt,
             failed.error.kind()
         ));
+        self.took.lock().unwrap().push(failed.took);
     }
     fn connected(&mut self, connected: &Connected<'_>) {
         self.add(format!("{} connected {}", connected.client.id, connected.key));
     }
     fn ended(&mut self, ended: &Ended<'_>) {
         self.add(format!("{} ended: {}", ended.client.id, ended.reason));
+    }
+    fn breaker_changed(&mut self, changed: &BreakerChanged<'_>) {
+        let BreakerChanged { key, target_name, state } = changed;
+        let state = match state {
+            BreakerState::Ejected { time } => format!("ejected for {:.0}", time.as_secs_f64()),
+            state => format!("{state:?}"),
+        };
+        self.others.lock().unwrap().push(format!("{key}={target_name} {state}"));
+    }
+    fn accept_changed(&mut self, changed: &AcceptChanged<'_>) {
+        let change = match changed {
+            AcceptChanged::Paused { error } => format!("paused: {:?}", error.raw_os_error()),
+            AcceptChanged::Resumed => "resumed".to_owned(),
+        };
+        self.others.lock().unwrap().push(change);
     }
 }
 
@@ -168,7 +195,11 @@ impl Rig {
             Pool::new(PickSettings::default(), Random::new(1)),
             Box::new(notes.clone()),
         );
-        let control = Control::new(sender, Address::Other("listener".into()));
+        let control = Control::new(
+            sender,
+            Address::Other("listener".into()),
+            crate::mailbox::oneshot::Sender::new().receiver(),
+        );
         let mut rig = Self {
             event_loop: event_loop.unwrap(),
             control,
@@ -181,8 +212,20 @@ impl Rig {
         rig
     }
 
+    /// Turns with a poll that began now and found no more than these events.
     pub(super) fn turn(&mut self, events: &[(Token, Readiness)]) -> Option<Instant> {
-        let next = self.event_loop.turn(events.iter().copied(), self.now);
+        self.turn_after(events, self.now, Completeness::Complete)
+    }
+
+    /// Turns with what a poll returned that began earlier.
+    pub(super) fn turn_after(
+        &mut self,
+        events: &[(Token, Readiness)],
+        poll_began: Instant,
+        completeness: Completeness,
+    ) -> Option<Instant> {
+        let batch = Batch { events: events.iter().copied(), poll_began, completeness };
+        let next = self.event_loop.turn(batch, self.now);
         let stats = self.event_loop.stats(self.now);
         let (refused, ended) = (stats.refused.total(), stats.ended.total());
         assert_eq!(
@@ -223,7 +266,7 @@ impl Rig {
     pub(super) fn update(&mut self, backends: &[(&'static str, &Scripted)]) -> Applied {
         let update = self.submit(backends);
         self.settle(COMMANDED);
-        update.poll().unwrap().expect("not applied in the turn that was told of it")
+        update.try_wait().unwrap().expect("not applied in the turn that was told of it")
     }
 
     /// Has a client come in.

@@ -1,5 +1,11 @@
 //! Running and stopping (C7), and slots of the pair table (C9).
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake};
+
 use super::rig::*;
 
 use super::super::*;
@@ -14,7 +20,7 @@ fn c7_2_the_end_closes_what_is_still_to_be_closed() {
     rig.control.shutdown().unwrap();
     rig.turn(COMMANDED);
     assert!(rig.event_loop.is_over());
-    assert_eq!(update.poll().unwrap().unwrap().closed, 300);
+    assert_eq!(update.try_wait().unwrap().unwrap().closed, 300);
     assert!(victims.iter().all(|(client, backend)| client.is_dropped() && backend.is_dropped()));
 }
 
@@ -101,7 +107,26 @@ fn c7_4_the_loops_own_thread_does_not_wait_for_itself() {
     let update = rig.submit(&[]);
     assert!(matches!(update.wait(), Err(Error::OwnThread)));
     assert!(matches!(update.wait_timeout(SECOND), Err(Error::OwnThread)));
-    assert!(matches!(rig.control.stats(), Err(Error::OwnThread)));
+    assert!(matches!(rig.control.stats().unwrap().wait(), Err(Error::OwnThread)));
+}
+
+#[test]
+fn c7_6_on_the_loops_own_thread_a_task_may_ask_and_is_woken_as_anywhere_else() {
+    struct Flag(AtomicBool);
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let mut rig = Rig::new(&[]); // whose turns run on this thread
+    let woken = Arc::new(Flag(AtomicBool::new(false)));
+    let waker = woken.clone().into();
+    let mut stats = rig.control.stats().unwrap();
+    assert!(matches!(stats.try_wait(), Ok(None)));
+    assert!(Pin::new(&mut stats).poll(&mut Context::from_waker(&waker)).is_pending());
+    rig.turn(COMMANDED);
+    assert!(woken.0.load(Ordering::SeqCst));
+    assert_eq!(stats.wait().unwrap().updates, 1);
 }
 
 #[test]
@@ -110,4 +135,33 @@ fn c9_1_an_idle_pair_asks_for_no_turn() {
     let mut rig = Rig::new(&[("a", &backend)]);
     rig.pair(Script::new(), &backend);
     assert_eq!(rig.pass(LIMITS.connect_timeout), None);
+}
+
+#[test]
+fn c7_2_a_drain_accepts_who_waits_in_the_backlog_and_nobody_after() {
+    let a = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.clients.lock().unwrap().extend((0..200).map(|_| Ok(Script::new())));
+    rig.control.drain(SECOND).unwrap();
+    rig.settle(COMMANDED);
+    assert_eq!((rig.event_loop.cx.counters.accepted, a.dialled().len()), (200, 200));
+    rig.client(Script::new());
+    assert_eq!(rig.event_loop.cx.counters.accepted, 200);
+    rig.pass(SECOND);
+    assert!(rig.event_loop.is_over());
+}
+
+#[test]
+fn c7_2_a_drain_accepts_no_more_than_max_connections_and_not_through_a_pause() {
+    let mut rig = Rig::with(LIMITS, 10, &[("a", &Scripted::new("a"))]);
+    rig.clients.lock().unwrap().extend((0..20).map(|_| Ok(Script::new())));
+    rig.control.drain(SECOND).unwrap();
+    rig.settle(COMMANDED);
+    assert_eq!(rig.event_loop.cx.counters.accepted, 10);
+
+    let mut rig = Rig::new(&[("a", &Scripted::new("a"))]);
+    rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
+    rig.control.drain(SECOND).unwrap();
+    rig.settle(COMMANDED);
+    assert!(rig.event_loop.is_over() && rig.event_loop.cx.counters.accepted == 0);
 }

@@ -19,7 +19,7 @@ fn c3_2_who_waits_to_dial_a_vanished_target_goes_on_to_another_and_is_no_cancell
         rig.turn(&[(token::LISTENER, READABLE)]);
         let update = rig.submit(&[("b", &b)]);
         rig.settle(COMMANDED);
-        assert_eq!(update.poll().unwrap().unwrap().cancelled, 0);
+        assert_eq!(update.try_wait().unwrap().unwrap().cancelled, 0);
         rig.pass(SECOND);
         assert_eq!((a.dialled().len(), b.dialled().len()), (0, 1));
     }
@@ -58,7 +58,7 @@ fn c3_6_a_target_that_comes_back_before_the_loop_wakes_has_its_pairs_closed() {
     let updates = [rig.submit(&[]), rig.submit(&[("a", &backend)])];
     rig.settle(COMMANDED);
     for update in updates {
-        let applied = update.poll().unwrap().unwrap();
+        let applied = update.try_wait().unwrap().unwrap();
         assert_eq!((applied.closed, applied.backends), (1, 1));
     }
 }
@@ -73,7 +73,7 @@ fn c3_1_c3_5_commands_go_before_the_clients_and_the_bytes_of_the_same_turn() {
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
     let of = |seen: &Seen| (seen.token().unwrap(), READABLE);
     rig.turn(&[of(&client), of(&server), (token::LISTENER, READABLE), (token::MAILBOX, READABLE)]);
-    assert_eq!(update.poll().unwrap().unwrap().closed, 1);
+    assert_eq!(update.try_wait().unwrap().unwrap().closed, 1);
     assert_eq!((client.reads(), server.reads(), server.written().len()), (0, asked_before, 0));
     assert_eq!((old.dialled().len(), new.dialled().len()), (1, 1));
 }
@@ -87,7 +87,7 @@ fn c3_5_a_client_for_whom_no_candidate_is_left_is_closed_when_its_update_is_appl
     rig.turn(COMMANDED);
     assert_eq!(rig.event_loop.cx.counters.refused.of(EndReason::NoBackend), 300, "in one step");
     rig.settle(&[]);
-    assert_eq!(update.poll().unwrap().unwrap().cancelled, 300);
+    assert_eq!(update.try_wait().unwrap().unwrap().cancelled, 300);
     assert!(clients.iter().all(Seen::is_dropped));
 }
 
@@ -98,7 +98,7 @@ fn c3_7_an_update_is_applied_in_the_next_turn_though_its_event_is_behind_in_the_
     let (client, _) = rig.pair(Script::new().reads([Act::Data(b"late".to_vec())]), &backend);
     let update = rig.submit(&[]);
     rig.turn(&[(client.token().unwrap(), READABLE)]);
-    assert_eq!(update.poll().unwrap().expect("not applied").closed, 1);
+    assert_eq!(update.try_wait().unwrap().expect("not applied").closed, 1);
     assert_eq!(client.reads(), 0);
 }
 
@@ -113,13 +113,16 @@ fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() 
     server.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
     rig.turn(&[(last.token().unwrap(), READABLE), (server.token().unwrap(), READABLE)]);
     assert_eq!((client.written(), last.reads()), (b"hello".to_vec(), 0));
-    assert!(update.poll().unwrap().is_none() && !last.is_dropped(), "all was closed in one turn");
+    assert!(
+        update.try_wait().unwrap().is_none() && !last.is_dropped(),
+        "all was closed in one turn"
+    );
     assert!(
         victims.iter().all(|(_, backend)| !backend.is_dropped()),
         "a client has to wait for backends"
     );
     rig.settle(&[]);
-    assert_eq!(update.poll().unwrap().unwrap().closed, 300);
+    assert_eq!(update.try_wait().unwrap().unwrap().closed, 300);
     for socket in victims.iter().flat_map(|(client, backend)| [client, backend]) {
         assert!(socket.is_dropped() && socket.is_aborted());
     }
@@ -132,9 +135,9 @@ fn c3_5_an_update_is_applied_once_the_crowds_of_those_before_it_are_closed() {
     rig.turn(COMMANDED);
     let second = rig.submit(&[("b", &b)]);
     rig.turn(COMMANDED);
-    assert!(first.poll().unwrap().is_none() && second.poll().unwrap().is_none());
+    assert!(first.try_wait().unwrap().is_none() && second.try_wait().unwrap().is_none());
     rig.settle(&[]);
-    assert_eq!([first, second].map(|update| update.poll().unwrap().unwrap().closed), [300, 0]);
+    assert_eq!([first, second].map(|update| update.try_wait().unwrap().unwrap().closed), [300, 0]);
     assert!(victims.iter().all(|(client, backend)| client.is_dropped() && backend.is_dropped()));
 }
 
@@ -158,7 +161,7 @@ fn c3_9_a_drained_target_gets_no_dial_and_its_pairs_end_at_the_limit() {
     rig.client(Script::new());
     let update = rig.control.update_draining([("b", b.clone())].into(), 10 * SECOND).unwrap();
     rig.settle(COMMANDED);
-    let applied = update.poll().unwrap().unwrap();
+    let applied = update.try_wait().unwrap().unwrap();
     assert_eq!((applied.closed, applied.cancelled, applied.draining), (0, 1, 1));
     assert_eq!((a.dialled().len(), b.dialled().len()), (2, 1), "the cancelled dial went on");
     rig.notes.take();
@@ -228,7 +231,7 @@ fn c3_9_a_pair_of_a_draining_target_may_finish_and_is_then_no_longer_counted() {
     let drain = |rig: &mut Rig| {
         let update = rig.control.update_draining(BackendSet::new(), 9 * SECOND).unwrap();
         rig.settle(COMMANDED);
-        update.poll().unwrap().unwrap().draining
+        update.try_wait().unwrap().unwrap().draining
     };
     assert_eq!(drain(&mut rig), 2);
     client.then_reads([Act::Data(b"last words".to_vec()), Act::End]);
@@ -267,7 +270,7 @@ fn c3_4_bytes_of_a_surviving_pair_that_come_with_the_update_go_on_and_stuck_ones
     let writable = Readiness { writable: true, ..READABLE };
     rig.turn(&[(token::MAILBOX, READABLE), (client.token().unwrap(), writable)]);
 
-    assert_eq!(update.poll().unwrap().unwrap().closed, 1);
+    assert_eq!(update.try_wait().unwrap().unwrap().closed, 1);
     assert_eq!((client.written(), server.written()), (b"stuck".to_vec(), b"early".to_vec()));
     rig.update(&[("a", &a)]);
     client.then_reads([Act::End]);
@@ -340,7 +343,7 @@ fn c3_7_a_crowd_that_has_to_be_dialled_for_anew_is_taken_in_pieces() {
     assert_eq!(next, Some(rig.now), "the rest needs no event");
     rig.settle(&[]);
     assert_eq!(b.dialled().len(), 500);
-    assert_eq!(update.poll().unwrap().unwrap().cancelled, 500);
+    assert_eq!(update.try_wait().unwrap().unwrap().cancelled, 500);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod simulated;
 #[cfg(test)]
 mod sockets;
 mod steps;
+mod tally;
 
 use self::steps::Schedule;
 
@@ -68,6 +69,13 @@ mod tests {
     #[test]
     fn the_promises_hold_in_every_simulated_schedule() {
         play_all(simulated::play, given("TINYLB_SCHEDULES").unwrap_or(3000), 3000);
+        let tallies = tally::tallies();
+        eprintln!("{tallies:#?}");
+        if given("TINYLB_SEED").is_none() {
+            for what in simulated::HAPPENS {
+                assert!(tallies.contains_key(what), "it never happened: {what}");
+            }
+        }
     }
 
     #[test]

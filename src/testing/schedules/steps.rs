@@ -39,6 +39,14 @@ pub(crate) struct Setting {
     pub(crate) trickles: bool,
     /// Whether backends call in while they are asked to dial.
     pub(crate) calls_in: bool,
+    /// How many events a poll returns at most.
+    pub(crate) batch: usize,
+    /// Whether time jumps after events were read, as if the process had been stopped.
+    pub(crate) jumps: bool,
+    /// Whether backends are busy at times.
+    pub(crate) busy: bool,
+    /// Whether some peers read slowly and steadily from a kernel that holds bytes for them.
+    pub(crate) steady: bool,
 }
 
 /// What comes next, with what decides all that it leaves open: so a step does the same when another is left out.
@@ -72,6 +80,8 @@ pub(crate) enum Action {
     Shutdown,
     /// The balancer makes a turn, of some of the events that there are.
     Turn,
+    /// The balancer makes so many turns, while more events come than a batch has room for.
+    Storm(usize),
     /// The balancer makes turns until it rests.
     Settle,
 }
@@ -214,6 +224,10 @@ impl Setting {
             failures: dice.one_in(3),
             trickles: dice.one_in(6),
             calls_in: dice.one_in(8),
+            batch: [1, 2, 5, 1024, 1024, 1024][dice.throw(6) as usize],
+            jumps: dice.one_in(4),
+            steady: dice.one_in(4),
+            busy: dice.one_in(5),
         }
     }
 }
@@ -241,7 +255,8 @@ impl Action {
             24..26 => Self::RunShort(1 + dice.throw(3) as usize),
             26 if dice.one_in(2) => Self::Drain(Duration::from_secs(dice.throw(30))),
             26 if dice.one_in(4) => Self::Shutdown,
-            27..52 => Self::Turn,
+            27..30 => Self::Storm(10 + dice.throw(100) as usize),
+            30..52 => Self::Turn,
             52..75 => Self::Settle,
             _ => Self::Happen { peer: dice.throw(64) as usize, what: Happening::draw(dice) },
         }

@@ -150,6 +150,7 @@ fn command_in_words(command: &Command) -> String {
         Command::Stats => "stats".to_owned(),
         Command::Drain(limit) => format!("drain {}", seconds_in_words(*limit)),
         Command::Quit => "quit".to_owned(),
+        Command::Help => "help".to_owned(),
     }
 }
 

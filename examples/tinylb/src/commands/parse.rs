@@ -9,11 +9,12 @@ use crate::values::seconds;
 /// What a line asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// The limit is that of the connections to removed targets, which are closed at once without one.
+    /// With the limit of connections to removed targets; without one they are closed at once.
     Change(Change, Option<Duration>),
     Stats,
     Drain(Duration),
     Quit,
+    Help,
 }
 
 /// A change of the backends that do not come from the file.
@@ -24,7 +25,7 @@ pub(crate) enum Change {
     Remove(Vec<String>),
 }
 
-/// The next line, without its end, or what is wrong with it; `None` at the end of the input.
+/// Returns the next line without its end, or what is wrong with it; `None` at the end of the input.
 pub(crate) fn next_line(
     input: &mut impl BufRead,
     longest: usize,
@@ -43,7 +44,7 @@ pub(crate) fn next_line(
     Ok(Some(String::from_utf8(line).map_err(|_| "the line is not UTF-8".to_owned())))
 }
 
-/// The command of a line, or `None` if it is blank.
+/// Returns the command of a line, or `None` if it is blank.
 pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let Some((verb, words)) = words.split_first() else { return Ok(None) };
@@ -69,10 +70,11 @@ pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
         ("drain", _) => return Err("drain needs SECONDS, and nothing else".to_owned()),
         ("stats", []) => Command::Stats,
         ("quit", []) => Command::Quit,
-        ("stats" | "quit", _) => return Err(format!("{verb} stands alone")),
+        ("help", []) => Command::Help,
+        ("stats" | "quit" | "help", _) => return Err(format!("{verb} stands alone")),
         _ => {
             return Err(format!(
-                "unknown command {}: set, add, remove, stats, drain or quit",
+                "unknown command {}: set, add, remove, stats, drain, quit or help",
                 quoted(verb)
             ));
         }

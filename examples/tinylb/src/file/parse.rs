@@ -36,13 +36,11 @@ pub(crate) struct Line {
     pub(crate) backend: KeyedTarget,
 }
 
-/// The lines of a file that have backends, whose keys differ.
+/// Returns the lines of a file that have backends, whose keys differ.
 pub(crate) fn parse(content: &[u8]) -> Result<Vec<Line>, Problem> {
     let mut keys = HashSet::new();
     let mut lines = Vec::new();
-    // Some editors put a mark before the text, which is no part of the first key.
-    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
+    for (number, line) in (1..).zip(raw_lines(content)) {
         let problem = |what| Problem { line: Some(number), what };
         let line = std::str::from_utf8(line).map_err(|_| problem("not UTF-8".to_owned()))?;
         let line = without_comment(line).trim();
@@ -56,6 +54,19 @@ pub(crate) fn parse(content: &[u8]) -> Result<Vec<Line>, Problem> {
         lines.push(Line { number, backend });
     }
     Ok(lines)
+}
+
+/// Returns whether a line is neither blank nor a comment, whatever it says.
+pub(crate) fn has_backends(content: &[u8]) -> bool {
+    raw_lines(content)
+        .map(String::from_utf8_lossy)
+        .any(|line| !without_comment(&line).trim().is_empty())
+}
+
+fn raw_lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
+    // Some editors put a mark before the text, which is no part of the first key.
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    content.split(|byte| *byte == b'\n')
 }
 
 /// A `#` within a word is part of it.

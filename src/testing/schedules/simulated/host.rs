@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::steps::{Change, KEYS, Names, Weights, not_held};
+use super::super::tally::tally;
 use super::network::{Connect, Dial, Network, Socket};
 use crate::event_loop::Limits;
 use crate::net::Readiness;
-use crate::observer::Ended;
+use crate::observer::{BackendRef, Ended};
 use crate::pool::Policy;
 use crate::stats::{Applied, EndReason, Usage};
 
@@ -17,6 +18,9 @@ pub(super) const LIMITS: Limits = Limits {
     idle_timeout: Some(Duration::from_secs(90)),
     half_closed_timeout: Duration::from_secs(20),
 };
+
+/// The shortest time that an attempt gets.
+pub(super) const SHORTEST_SHARE: Duration = Duration::from_secs(2);
 
 /// How long at most a balancer that lacks a descriptor waits before it tries again.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
@@ -47,7 +51,7 @@ pub(super) struct Host {
     /// What was picked since the weights have been as they are.
     picks: Vec<&'static str>,
     /// A dial has failed: another backend had more turns than its own since.
-    has_failed: bool,
+    pub(super) has_failed: bool,
     tenures: BTreeMap<&'static str, u64>,
     presences: BTreeMap<&'static str, u64>,
     /// A bound on how often in a row a key's target has failed: attempts, where the balancer counts backends.
@@ -199,16 +203,18 @@ impl Host {
 
     /// A backend was picked for a client: by the policy if it is the first for this client, or else in rotation order.
     pub(super) fn judge_pick(&mut self, key: &'static str, client: usize, network: &Network) {
-        let tried = &network.sockets[client].tried;
+        let Socket { tried, busy, .. } = &network.sockets[client];
         let mut weights = self.weights.values().filter(|weight| **weight > 0);
         let first = weights.next();
         let is_weighted = weights.any(|weight| Some(weight) != first);
         self.picks.push(key);
         match network.setting.policy {
-            _ if !tried.is_empty() => self.judge_order(key, tried, network, |_| 0),
+            _ if !tried.is_empty() => self.judge_order(key, client, network, |_| 0),
             Policy::RoundRobin if is_weighted => self.judge_shares(),
-            Policy::RoundRobin => self.judge_order(key, tried, network, |_| 0),
-            Policy::LeastConnections => self.judge_order(key, tried, network, |(key, target)| {
+            Policy::RoundRobin => self.judge_order(key, client, network, |_| 0),
+            // In rotation order, or by load if it may try the busy ones again.
+            Policy::LeastConnections if !busy.is_empty() => {}
+            Policy::LeastConnections => self.judge_order(key, client, network, |(key, target)| {
                 let is_its = |(_, dial): &(&Socket, Dial)| dial.target == target;
                 // 12 is a multiple of all weights.
                 network.assigned().filter(is_its).count() as u32 * (12 / self.weights[key])
@@ -222,10 +228,11 @@ impl Host {
     fn judge_order(
         &self,
         key: &str,
-        tried: &BTreeSet<Dial>,
+        client: usize,
         network: &Network,
         load: impl Fn((&'static str, &'static str)) -> u32,
     ) {
+        let Socket { tried, busy, .. } = &network.sockets[client];
         let order = not_held(&self.set, &self.weights);
         let (after, before): (Vec<_>, Vec<_>) =
             order.partition(|(key, _)| self.cursor.is_none_or(|cursor| *key > cursor));
@@ -240,6 +247,7 @@ impl Host {
             assert!(
                 may_be_ejected
                     || is_tried
+                    || busy.contains(&(passed, target))
                     || (load((passed, target)), place) >= (load(order[picked]), picked),
                 "{passed} is passed over for {key}"
             );
@@ -318,24 +326,46 @@ impl Host {
         if let Some(Dial { key, target, .. }) =
             backend.and_then(|backend| network.sockets[backend].dial)
         {
-            assert_eq!(ended.backend, Some((key, target)));
+            assert_eq!(ended.backend, Some(BackendRef { key, target_name: target }));
             self.usage(key, &network.sockets[client]).open -= 1;
         }
+        if let Some(deadline) = self.deadline_of(client, ended, network) {
+            judge_timeout(deadline, client, network);
+        }
+        let socket = &network.sockets[client];
         if let (EndReason::DialLimit, Some(dial)) = (ended.reason, socket.partner) {
             let dial = &network.sockets[dial];
-            let is_told = dial.is_told || dial.is_dropped;
+            let is_told = dial.is_told || dial.is_dropped || dial.is_over;
             assert!(
-                is_told || dial.began + LIMITS.connect_timeout > network.now,
+                is_told
+                    || network
+                        .complete_until
+                        .is_none_or(|until| dial.began + LIMITS.connect_timeout > until),
                 "a failure is not told"
             );
         }
         if let Some(backend) = backend.filter(|_| !network.setting.failures) {
             judge_last_words(ended.reason, &network.sockets[client], &network.sockets[backend]);
             judge_last_words(ended.reason, &network.sockets[backend], &network.sockets[client]);
+            judge_complete_stream(ended.reason, client, backend, network);
+            judge_complete_stream(ended.reason, backend, client, network);
         }
-        if matches!(ended.reason, EndReason::NoBackend | EndReason::BackendsFailed) {
-            let dial = network.sockets[client].partner.filter(|dial| network.is_live(*dial));
-            self.cancel(dial, network); // as an update takes effect
+        // Refused as an update takes effect, or stopped in the same turn.
+        let may_be_cancelled = matches!(
+            ended.reason,
+            EndReason::NoBackend
+                | EndReason::BackendsFailed
+                | EndReason::Shutdown
+                | EndReason::DrainLimit
+        );
+        if may_be_cancelled {
+            let is_cancelled = |dial: &usize| {
+                let socket = &network.sockets[*dial];
+                let target = network.target(*dial);
+                let is_dial = network.is_live(*dial) && socket.connect != Connect::Known;
+                is_dial && !self.submitted.is_empty() && !keeps_dials(&self.submitted, target)
+            };
+            self.cancel(network.sockets[client].partner.filter(is_cancelled), network);
         }
         let is_unwatched = ended.reason == EndReason::LocalFailure;
         if !is_unwatched {
@@ -347,10 +377,37 @@ impl Host {
         for socket in [Some(client), backend].into_iter().flatten() {
             network.sockets[socket].is_over = true;
             network.sockets[socket].is_unwatched = is_unwatched;
-            network.sockets[socket].is_finished = ended.reason == EndReason::Finished;
+            network.sockets[socket].is_finished |= ended.reason == EndReason::Finished;
+            if Some(socket) == backend {
+                network.sockets[socket].must_be_aborted = match ended.reason {
+                    EndReason::TargetRemoved => Some(true),
+                    EndReason::DrainLimit => {
+                        self.draining_of(socket, network).is_none().then_some(false)
+                    }
+                    _ => Some(false),
+                };
+            }
             if ended.reason == EndReason::TargetRemoved {
                 self.removed.push(socket);
             }
+        }
+    }
+
+    /// Until when the pairs of a backend's target may go on, if it drains.
+    fn draining_of(&self, backend: usize, network: &Network) -> Option<Instant> {
+        self.draining.get(network.target(backend)).copied()
+    }
+
+    /// When the timeout was due that has ended a pair, if it was one.
+    fn deadline_of(&self, client: usize, ended: &Ended<'_>, network: &Network) -> Option<Instant> {
+        let socket = &network.sockets[client];
+        let partner = socket.partner.map(|partner| &network.sockets[partner]);
+        let active_at = partner.map_or(socket.active_at, |to| to.active_at.max(socket.active_at));
+        match ended.reason {
+            EndReason::IdleTimeout => LIMITS.idle_timeout.map(|limit| active_at + limit),
+            EndReason::HalfClosedTimeout => Some(active_at + LIMITS.half_closed_timeout),
+            EndReason::DialLimit => Some(socket.began + LIMITS.dial_limit),
+            _ => None,
         }
     }
 
@@ -358,7 +415,7 @@ impl Host {
         let now = network.now;
         let socket = &network.sockets[client];
         let partner = socket.partner.map(|backend| &network.sockets[backend]);
-        let target = ended.backend.map(|(_, target)| target);
+        let target = ended.backend.map(|backend| backend.target_name);
         let active_at =
             socket.active_at.max(partner.map_or(socket.active_at, |partner| partner.active_at));
         let is_past = |limit: Option<&Instant>| limit.is_some_and(|limit| *limit <= now);
@@ -442,6 +499,7 @@ impl Host {
     }
 }
 
+/// Whether a target may still be dialled after these updates.
 fn keeps_dials(changes: &[Change], target: &str) -> bool {
     changes.last().is_some_and(|last| last.is_open(target))
         && !changes.iter().any(|change| change.closes(target))
@@ -458,6 +516,41 @@ fn judge_removal(changes: &[Change], network: &Network) {
         };
         assert!(!is_closed(target), "goes on though its target was removed");
         assert!(connect == Connect::Known || is_open(target), "still dialled though it drains");
+    }
+}
+
+/// A timeout has ended a pair: nothing was unread that had come before it was due.
+fn judge_timeout(deadline: Instant, client: usize, network: &Network) {
+    let side = &network.sockets[client];
+    let is_early = |since: Option<Instant>| since.is_some_and(|since| since <= deadline);
+    let is_connected = |socket: &Socket| socket.connect == Connect::Known;
+    let sides = [Some(side), side.partner.map(|partner| &network.sockets[partner])];
+    for (side, other) in [(sides[0], sides[1]), (sides[1], sides[0])] {
+        let Some(side) = side.filter(|side| !side.is_dropped) else { continue };
+        assert!(!is_early(side.event_since), "timed out while an event was unread");
+        assert!(side.connect != Connect::Up, "timed out though it is connected");
+        let Some(other) = other.filter(|other| is_connected(other) && is_connected(side)) else {
+            continue;
+        };
+        let may_move = !other.is_blocked && !other.is_broken && !side.is_broken;
+        assert!(
+            !(may_move && is_early(side.unread_since)),
+            "timed out while bytes were unread: {side:?} {other:?} now {:?} deadline {deadline:?}",
+            network.now
+        );
+        let is_steady = other.rate.is_some() && other.taken < other.preface + side.sent;
+        assert!(!(is_steady && other.is_blocked), "timed out though a steady reader reads");
+    }
+}
+
+/// A pair ends by the failure of a side, whose stream had ended before: that end is passed on.
+fn judge_complete_stream(reason: EndReason, from: usize, to: usize, network: &mut Network) {
+    let has_failed = matches!(reason, EndReason::ClientFailed | EndReason::BackendFailed);
+    let (source, sink) = (&network.sockets[from], &network.sockets[to]);
+    if has_failed && source.is_broken && source.end_was_read && !sink.is_broken {
+        assert!(network.is_ended_by_now(to), "an end that was read before the error is lost");
+        network.sockets[to].is_finished = true;
+        tally("ends delivered after an error");
     }
 }
 

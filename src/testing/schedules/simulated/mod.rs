@@ -3,6 +3,7 @@
 //! A simulated [network](network) decides by dice whatever a schedule leaves open. Its [streams](wire) judge each call that the
 //! loop makes; whenever the loop rests, it is judged what has become of everything.
 
+mod event_queue;
 mod host;
 mod network;
 mod wire;
@@ -13,18 +14,35 @@ use std::time::{Duration, Instant};
 
 use mio::{Poll, Token};
 
+use self::event_queue::EventQueue;
 use self::host::{Host, LIMITS, SHORTAGE_PAUSE};
 use self::network::{Connect, Dial, Network, Socket};
 use self::wire::{SimulatedListener, Witness, World};
-use super::steps::{Action, Change, Schedule, Setting, Step};
+use super::steps::{Action, Change, Happening, Schedule, Setting, Step};
+use super::tally::tally;
 use crate::control::{Control, Update};
 use crate::error::Error;
-use crate::event_loop::{BYTES_PER_DIRECTION, Config, EventLoop, token};
+use crate::event_loop::{BYTES_PER_DIRECTION, Batch, Completeness, Config, EventLoop, token};
 use crate::net::{Address, Readiness, SocketOptions};
 use crate::pool::{Ejection, PickSettings, Pool};
 use crate::random::Random;
 use crate::stats::Stats;
 use crate::sync::Waker;
+
+/// How often steady readers are looked after.
+const STEADY_STEP: Duration = Duration::from_secs(2);
+
+/// What must have happened in a run of schedules.
+#[cfg(test)]
+pub(crate) const HAPPENS: [&str; 7] = [
+    "busy backends",
+    "bytes in a kernel, delivered by a plain close",
+    "bytes in a kernel, discarded by a reset",
+    "ends delivered after an error",
+    "full batches",
+    "interrupted polls",
+    "jumps of time between reading events and the clock",
+];
 
 /// Plays a schedule, and panics if the balancer breaks a promise.
 pub(crate) fn play(schedule: &Schedule) {
@@ -44,6 +62,9 @@ struct Player {
     /// When the loop wants its next turn.
     next: Option<Instant>,
     has_commands: bool,
+    queue: EventQueue,
+    /// A drain that the loop has not been told of yet.
+    drain_asked: Option<Duration>,
     /// Tokens of events that were told, of pairs that may be gone by now.
     stale: VecDeque<Token>,
     /// The updates that were given since the last turn.
@@ -78,11 +99,17 @@ impl Player {
         );
         Self {
             event_loop: event_loop.unwrap(),
-            control: Control::new(sender, Address::Other("listener".into())),
+            control: Control::new(
+                sender,
+                Address::Other("listener".into()),
+                crate::mailbox::oneshot::Sender::new().receiver(),
+            ),
             next: Some(now),
             world,
             setting,
             has_commands: false,
+            queue: EventQueue::default(),
+            drain_asked: None,
             stale: VecDeque::new(),
             given: Vec::new(),
             waiting: VecDeque::new(),
@@ -101,6 +128,7 @@ impl Player {
             Action::Drain(limit) => self.drain(*limit),
             Action::Shutdown => self.shut_down(),
             Action::Turn => self.turn(false),
+            Action::Storm(turns) => self.storm(*turns),
             Action::Settle => self.settle(),
         }
     }
@@ -124,10 +152,8 @@ impl Player {
 
     fn drain(&mut self, limit: Duration) {
         self.control.drain(limit).unwrap();
-        let mut world = self.world.lock();
-        let until = world.0.now + limit;
-        let earlier = world.1.drain_until.map_or(until, |earlier| earlier.min(until));
-        world.1.drain_until = Some(earlier);
+        let asked = &mut self.drain_asked;
+        *asked = Some(asked.map_or(limit, |earlier| earlier.min(limit)));
         self.has_commands = true;
     }
 
@@ -137,72 +163,117 @@ impl Player {
         self.has_commands = true;
     }
 
-    /// Time passes, with a turn whenever the loop has asked for one, and later when it was busy elsewhere.
+    /// Time passes, with a turn whenever the loop has asked for one, and later when it was busy
+    /// elsewhere. Peers may act before it comes.
     fn pass(&mut self, time: Duration, late: Duration) {
         self.settle();
         let end = self.world.lock().0.now + time;
-        while let Some(next) = self.next.filter(|next| *next <= end) {
-            self.world.lock().0.now = next + late;
+        loop {
+            let now = self.world.lock().0.now;
+            let due = self.next.filter(|next| *next <= end).map(|next| next + late);
+            let step = if self.setting.steady { now + STEADY_STEP } else { end };
+            let Some(to) = due.into_iter().chain((step < end).then_some(step)).min() else { break };
+            if self.setting.jumps && self.world.lock().0.one_in(4) {
+                self.act_unnoticed();
+            }
+            self.world.lock().0.advance(to);
             self.settle();
         }
-        let mut world = self.world.lock();
-        world.0.now = world.0.now.max(end);
+        self.world.lock().0.advance(end);
     }
 
-    /// A turn with all the events that there are, or some.
+    /// A peer does something just before time passes, of which the loop has not read yet.
+    fn act_unnoticed(&mut self) {
+        let network = &mut self.world.lock().0;
+        let peer = network.throw(64) as usize;
+        network.happen(peer, Happening::Send(1));
+    }
+
+    /// Turns with batches that are full: each source has another event as soon as it was read.
+    fn storm(&mut self, turns: usize) {
+        for _ in 0..turns {
+            let sockets: Vec<_> = self.world.lock().0.registered().collect();
+            for _ in 0..self.setting.batch.min(8) {
+                let network = &mut self.world.lock().0;
+                if !sockets.is_empty() {
+                    let socket = sockets[network.throw(sockets.len() as u64) as usize];
+                    network.sockets[socket].event.readable = true;
+                }
+            }
+            self.turn(true);
+            let network = &mut self.world.lock().0;
+            let millis = network.throw(100);
+            network.advance(network.now + Duration::from_millis(millis));
+        }
+    }
+
+    /// A turn with all the events that fit into a batch, or with some.
     fn turn(&mut self, all: bool) {
         if self.event_loop.is_over() {
             return;
         }
-        let events = self.events(all);
+        let (poll_began, completeness, events) = self.poll(all);
         let (now, is_updated) = {
-            let world = self.world.lock();
+            let world = &mut *self.world.lock();
+            let is_complete = completeness == Completeness::Complete;
+            world.0.complete_until = is_complete.then_some(poll_began);
+            if self.setting.jumps && world.0.one_in(40) {
+                tally("jumps of time between reading events and the clock");
+                let secs = world.0.throw(100);
+                world.0.advance(world.0.now + Duration::from_secs(secs));
+            }
             (world.0.now, !world.1.submitted.is_empty())
         };
         if is_updated {
             self.waiting.push_back(std::mem::take(&mut self.given));
         }
-        self.next =
-            self.event_loop.turn(events.into_iter(), now).filter(|_| !self.event_loop.is_over());
+        if let Some(limit) = self.drain_asked.take() {
+            let until = &mut self.world.lock().1.drain_until;
+            *until = Some(until.map_or(now + limit, |earlier| earlier.min(now + limit)));
+        }
+        let batch = Batch { events: events.into_iter(), poll_began, completeness };
+        self.has_commands = false; // it looks whenever it wakes
+        self.next = self.event_loop.turn(batch, now).filter(|_| !self.event_loop.is_over());
         self.judge_turn();
         self.begin_turn();
     }
 
-    /// Takes the events that the loop is going to be told of, in any order, at times twice, at times after their time.
-    fn events(&mut self, all: bool) -> Vec<(Token, Readiness)> {
+    /// Takes the events that the loop is going to be told of: at times twice, at times after their
+    /// time.
+    fn poll(&mut self, all: bool) -> (Instant, Completeness, Vec<(Token, Readiness)>) {
         let network = &mut self.world.lock().0;
-        let mut events = Vec::new();
-        for socket in network.registered().collect::<Vec<_>>() {
-            if network.sockets[socket].event == Readiness::default() || !(all || network.one_in(2))
-            {
-                continue;
-            }
-            let event = std::mem::take(&mut network.sockets[socket].event);
-            let Some(token) = network.sockets[socket].token else { continue };
-            events.insert(network.throw(events.len() as u64 + 1) as usize, (token, event));
+        let began = network.now;
+        if self.setting.interrupts && network.one_in(6) {
+            tally("interrupted polls");
+            return (began, Completeness::Interrupted, Vec::new());
+        }
+        let some = if all { usize::MAX } else { 1 + network.throw(4) as usize };
+        let (mut events, is_full) = self.queue.poll(network, self.setting.batch.min(some));
+        self.stale.extend(events.iter().map(|(token, _)| *token));
+        while self.stale.len() > 100 {
+            self.stale.pop_front();
+        }
+        if is_full {
+            tally("full batches");
+            return (began, Completeness::Full, events);
+        }
+        for event in events.clone() {
             if network.one_in(10) {
-                events.push((token, event));
-            }
-            self.stale.push_back(token);
-            if self.stale.len() > 100 {
-                self.stale.pop_front();
+                events.push(event);
             }
         }
-        if network.backlog_event && (all || network.one_in(2)) {
-            network.backlog_event = false;
-            events.push((token::LISTENER, Readiness { readable: true, ..Readiness::default() }));
+        for index in (1..events.len()).rev() {
+            events.swap(index, network.throw(index as u64 + 1) as usize);
         }
         if !self.stale.is_empty() && network.one_in(3) {
             let stale = self.stale[network.throw(self.stale.len() as u64) as usize];
-            events.push((
-                stale,
-                Readiness { read_closed: true, error: true, ..Readiness::READ_WRITE },
-            ));
+            let event = Readiness { read_closed: true, error: true, ..Readiness::READ_WRITE };
+            events.push((stale, event));
         }
-        if std::mem::take(&mut self.has_commands) && network.one_in(2) {
+        if self.has_commands && network.one_in(2) {
             events.push((token::MAILBOX, Readiness::default()));
         }
-        events
+        (began, Completeness::Complete, events)
     }
 
     /// What was submitted in the course of the last turn is due in the next.
@@ -249,8 +320,7 @@ impl Player {
         let mut world = self.world.lock();
         let (network, host) = &mut *world;
         host.enforce(network);
-        let is_to_be_closed = host.drain_until.is_some() || host.is_shut_down;
-        assert!(!is_to_be_closed || host.is_closed_to_clients, "clients are let in");
+        assert!(!host.is_shut_down || host.is_closed_to_clients, "clients are let in");
         judge_counters(&self.event_loop.stats(network.now), network, host);
         for socket in network.live() {
             let Socket { dial: Some(dial), connect, .. } = network.sockets[socket] else {
@@ -278,6 +348,7 @@ impl Player {
         let is_pausing =
             lacks_something && self.next.is_some_and(|next| next <= now + SHORTAGE_PAUSE);
         assert!(host.drain_until.is_none_or(|until| until > now), "it does not end");
+        assert!(host.drain_until.is_none() || host.is_closed_to_clients, "clients are let in");
         if host.drain_until.is_none() && !network.backlog.is_empty() {
             let is_full = network.live_clients() >= self.setting.max_connections;
             assert!(is_full || is_pausing, "clients are forgotten");
@@ -291,9 +362,9 @@ impl Player {
         assert_eq!(self.waiting.len(), reports.len());
         for (updates, report) in self.waiting.drain(..).zip(reports.drain(..)) {
             assert!(
-                updates
-                    .iter()
-                    .all(|update| matches!(update.poll(), Ok(Some(applied)) if applied == report))
+                updates.iter().all(
+                    |update| matches!(update.try_wait(), Ok(Some(applied)) if applied == report)
+                )
             );
         }
     }
@@ -334,7 +405,7 @@ impl Player {
         }
         for updates in waiting.into_iter().chain([given]) {
             assert!(
-                updates.iter().all(|update| !matches!(update.poll(), Ok(None))),
+                updates.iter().all(|update| !matches!(update.try_wait(), Ok(None))),
                 "nobody will answer"
             );
         }
@@ -389,7 +460,8 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool
     match (socket.dial, socket.connect) {
         (Some(_), Connect::Pending) => assert!(socket.began + LIMITS.connect_timeout > now),
         (Some(_), Connect::Up | Connect::Refused) => panic!("not asked whether it is connected"),
-        _ => assert!(!socket.is_broken, "a reset is not noticed"),
+        // What ended before its side failed is still delivered.
+        _ => assert!(!socket.is_broken || is_delivering(socket, network), "a reset is not noticed"),
     }
     let is_connected = socket.partner.is_some_and(|partner| {
         [socket.connect, network.sockets[partner].connect] == [Connect::Known; 2]
@@ -399,7 +471,10 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool
         assert!(socket.dial.is_some() || socket.began + LIMITS.dial_limit > now);
         assert!(socket.dial.is_some() || !socket.has_left, "a client who has left is not noticed");
         let is_dialled = socket.partner.is_some_and(|partner| network.is_live(partner));
-        assert!(is_dialled || (socket.lacks_descriptor && is_pausing), "nobody dials for a client");
+        assert!(
+            is_dialled || (socket.lacks_descriptor && is_pausing) || !socket.busy.is_empty(),
+            "nobody dials for a client"
+        );
         return;
     }
     let Some(partner) = socket.partner else { return };
@@ -410,9 +485,15 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool
     if let Some(until) = socket.dial.and_then(|dial| host.draining.get(dial.target)) {
         assert!(*until > now);
     }
-    if !to.is_blocked {
+    if !to.is_blocked && !to.is_broken && !socket.is_broken {
         assert_eq!(to.taken, to.preface + socket.sent, "bytes are held back");
         assert!(to.is_flushed && socket.has_ended == to.is_shut, "an end is held back");
     }
     assert!(!(socket.is_shut && to.is_shut), "over, and still open");
+}
+
+/// Whether a side's stream has ended, and the other side does not take the rest of it for now.
+fn is_delivering(side: &Socket, network: &Network) -> bool {
+    let other = side.partner.map(|partner| &network.sockets[partner]);
+    side.end_was_read && other.is_some_and(|to| to.is_blocked && !to.is_broken && !to.is_shut)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Token;
 
@@ -17,6 +17,8 @@ pub(super) struct Network {
     pub(super) dice: Random,
     pub(super) setting: Setting,
     pub(super) now: Instant,
+    /// When the poll of this turn began, if it returned all events.
+    pub(super) complete_until: Option<Instant>,
     pub(super) sockets: Vec<Socket>,
     /// Those that are registered and not closed, in their order.
     live: BTreeSet<usize>,
@@ -40,6 +42,7 @@ pub(super) struct Dial {
 }
 
 /// A socket of the balancer's, with its peer.
+#[derive(Debug)]
 pub(super) struct Socket {
     /// Which dial it came of; `None` for a client.
     pub(super) dial: Option<Dial>,
@@ -58,6 +61,8 @@ pub(super) struct Socket {
     /// The dial of a client that is to be made again, since it lacked a descriptor or a signal came.
     pub(super) repeats: Option<Dial>,
     pub(super) lacks_descriptor: bool,
+    /// The keys and targets that were busy for a client.
+    pub(super) busy: BTreeSet<(&'static str, &'static str)>,
     /// What the peer has sent, and how much of it was read.
     pub(super) sent: usize,
     pub(super) read: usize,
@@ -88,8 +93,16 @@ pub(super) struct Socket {
     /// Whether to drop it takes it off the event queue, and ends its stream.
     pub(super) drop_closes: bool,
     pub(super) token: Option<Token>,
-    /// What an event is going to tell.
+    /// What an event is going to tell, and since when at the latest.
     pub(super) event: Readiness,
+    pub(super) event_since: Option<Instant>,
+    /// Since when at the latest there are bytes to read.
+    pub(super) unread_since: Option<Instant>,
+    /// The bytes per second that the peer reads, if it is a steady reader. The kernel holds the rest.
+    pub(super) rate: Option<usize>,
+    pub(super) read_by_peer: usize,
+    /// A target that was removed: what its side was sent does not count as complete.
+    pub(super) must_be_aborted: Option<bool>,
     /// The balancer has told that its pair is over; the socket may be closed later.
     pub(super) is_over: bool,
     /// Its failed dial was told.
@@ -111,6 +124,10 @@ pub(super) enum Connect {
     Known,
 }
 
+/// What the kernel takes for a steady reader that reads nothing: the unsent mark and a small receive
+/// buffer.
+const KERNEL_BUFFER: usize = 192 << 10;
+
 /// How many addresses a target has.
 pub(super) fn attempts(target: &str) -> u32 {
     if target == "t0" { 2 } else { 1 }
@@ -122,6 +139,7 @@ impl Network {
             dice: Random::new(0),
             setting,
             now,
+            complete_until: None,
             sockets: Vec::new(),
             live: BTreeSet::new(),
             backlog: VecDeque::new(),
@@ -130,6 +148,25 @@ impl Network {
             paused_until: None,
             accepts_in_turn: 0,
         }
+    }
+
+    /// Moves the clock. What was there before is noted, and steady readers read meanwhile.
+    pub(super) fn advance(&mut self, to: Instant) {
+        let to = to.max(self.now);
+        let passed = to - self.now;
+        for socket in self.live.iter().copied().collect::<Vec<_>>() {
+            let socket = &mut self.sockets[socket];
+            match socket.event == Readiness::default() {
+                true => socket.event_since = None,
+                false => _ = socket.event_since.get_or_insert(self.now),
+            }
+            match socket.sent > socket.read {
+                true => _ = socket.unread_since.get_or_insert(self.now),
+                false => socket.unread_since = None,
+            }
+            socket.read_steadily(passed);
+        }
+        self.now = to;
     }
 
     pub(super) fn throw(&mut self, sides: u64) -> u64 {
@@ -151,7 +188,13 @@ impl Network {
         partner: Option<usize>,
         connect: Connect,
     ) -> usize {
-        let room = if self.one_in(3) { self.dice.some_bytes() } else { usize::MAX };
+        let is_steady = self.setting.steady && self.one_in(2);
+        let rate = is_steady.then(|| 10_000 + self.throw(40_000) as usize);
+        let room = match rate {
+            Some(_) => KERNEL_BUFFER,
+            None if self.one_in(3) => self.dice.some_bytes(),
+            None => usize::MAX,
+        };
         let socket = Socket {
             dial,
             partner,
@@ -163,6 +206,7 @@ impl Network {
             tried: BTreeSet::new(),
             repeats: None,
             lacks_descriptor: false,
+            busy: BTreeSet::new(),
             sent: 0,
             read: 0,
             mark: None,
@@ -175,7 +219,7 @@ impl Network {
             taken: 0,
             room,
             is_flushed: true,
-            stubborn: if self.one_in(3) { self.throw(3) } else { 0 },
+            stubborn: if rate.is_none() && self.one_in(3) { self.throw(3) } else { 0 },
             is_blocked: false,
             is_shut: false,
             active_at: self.now,
@@ -185,6 +229,11 @@ impl Network {
             drop_closes: self.one_in(2),
             token: None,
             event: Readiness::default(),
+            event_since: None,
+            unread_since: None,
+            rate,
+            read_by_peer: 0,
+            must_be_aborted: Some(false),
             is_over: false,
             is_told: false,
             is_unwatched: false,
@@ -300,6 +349,8 @@ impl Network {
     pub(super) fn open_up(&mut self) {
         for socket in self.registered().collect::<Vec<_>>() {
             let socket = &mut self.sockets[socket];
+            socket.read_by_peer = socket.taken;
+            socket.rate = None;
             (socket.room, socket.stubborn, socket.is_blocked) = (usize::MAX, 0, false);
             socket.event.writable |= socket.connect != Connect::Pending;
         }
@@ -315,6 +366,11 @@ impl Network {
         let socket = &mut self.sockets[peers[peer % peers.len()]];
         if socket.connect == Connect::Pending {
             socket.answer(what);
+        }
+        let is_reading =
+            matches!(what, Happening::StopReading | Happening::Read(_) | Happening::Hesitate);
+        if is_reading && socket.rate.is_some() {
+            return;
         }
         if matches!(socket.connect, Connect::Up | Connect::Known) && !socket.is_broken {
             socket.go_on(what, most);
@@ -378,6 +434,23 @@ impl Network {
 }
 
 impl Socket {
+    /// A steady reader reads what the kernel holds for it, which makes room.
+    fn read_steadily(&mut self, passed: Duration) {
+        let Some(rate) = self.rate else { return };
+        let most = (rate as f64 * passed.as_secs_f64()) as usize;
+        self.read_by_peer = self.taken.min(self.read_by_peer.saturating_add(most));
+        self.room = KERNEL_BUFFER - self.held();
+        if self.is_blocked && self.room >= KERNEL_BUFFER / 3 {
+            self.is_blocked = false;
+            self.event.writable = true;
+        }
+    }
+
+    /// The bytes that the kernel holds for a steady reader.
+    pub(super) fn held(&self) -> usize {
+        if self.rate.is_some() { self.taken - self.read_by_peer } else { 0 }
+    }
+
     /// A peer that has been dialled does something for the first time.
     fn answer(&mut self, what: Happening) {
         match what {

@@ -8,7 +8,8 @@ use mio::{Interest, Registry, Token};
 
 use super::super::pattern::bytes_of;
 use super::super::steps::Change;
-use super::host::{ACCEPTS_PER_TURN, Host, LIMITS};
+use super::super::tally::tally;
+use super::host::{ACCEPTS_PER_TURN, Host, LIMITS, SHORTEST_SHARE};
 use super::network::{Connect, Dial, Network, Socket, attempts};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
@@ -199,7 +200,8 @@ impl Stream for Wire {
 
     fn check_connect(&mut self) -> io::Result<bool> {
         let mut world = self.lock();
-        let network = &mut world.0;
+        let (network, host) = &mut *world;
+        host.enforce(network);
         if let Some(err) = network.mishap_of(self.socket) {
             return Err(err);
         }
@@ -236,7 +238,7 @@ impl Stream for Wire {
 
     fn abort(&mut self) {
         let socket = &mut self.lock().0.sockets[self.socket];
-        assert!(!socket.is_finished || std::thread::panicking(), "an end that looks like a cut");
+        assert!(!socket.is_finished || std::thread::panicking(), "an end that looks like an abort");
         socket.is_aborted = true;
     }
 
@@ -309,9 +311,17 @@ impl Drop for Wire {
         }
         assert_eq!(socket.token, None, "dropped before it was deregistered");
         assert!(
-            socket.is_aborted || (socket.end_was_read && is_ended),
+            socket.is_aborted || socket.is_shut || (socket.end_was_read && is_ended),
             "an abort that looks like an end"
         );
+        if let Some(must_be_aborted) = socket.must_be_aborted.filter(|_| socket.is_shut) {
+            assert_eq!(socket.is_aborted, must_be_aborted, "a complete stream is closed plainly");
+        }
+        match (socket.held(), socket.is_aborted) {
+            (0, _) => {}
+            (_, true) => tally("bytes in a kernel, discarded by a reset"),
+            (_, false) => tally("bytes in a kernel, delivered by a plain close"),
+        }
         let is_dial = socket.connect != Connect::Known && has_client && !socket.is_over;
         if let (Some(dial), Some(client)) = (socket.dial.filter(|_| is_dial), socket.partner) {
             // One that is kept has failed, which is told next.
@@ -339,11 +349,12 @@ impl Listener for SimulatedListener {
         );
         network.accepts_in_turn += 1;
         assert!(network.accepts_in_turn <= ACCEPTS_PER_TURN, "more than a turn has time for");
-        assert!(!host.is_shut_down && host.drain_until.is_none(), "accepted in the end");
-        assert!(
-            !network.live().any(|socket| network.sockets[socket].lacks_descriptor),
-            "accepted before others are served"
-        );
+        assert!(!host.is_shut_down && !host.is_closed_to_clients, "accepted in the end");
+        let is_waiting = |socket: usize| {
+            let Socket { lacks_descriptor, began, .. } = network.sockets[socket];
+            lacks_descriptor && began + LIMITS.dial_limit > network.now
+        };
+        assert!(!network.live().any(is_waiting), "accepted before others are served");
         if network.backlog.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -434,6 +445,15 @@ impl Backend for SimulatedBackend {
             network.sockets[client].presence = host.presence(self.key);
         }
         assert!(network.sockets[client].tried.insert(dial), "tried again");
+        network.sockets[client].busy.remove(&(self.key, self.target));
+        if network.setting.busy && network.one_in(3) {
+            tally("busy backends");
+            host.has_failed = true;
+            network.sockets[client].assigned = None;
+            network.forget_tried(client, dial);
+            network.sockets[client].busy.insert((self.key, self.target));
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let mishap = network.mishap();
         if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
             network.note_failed(client, dial, &err);
@@ -478,7 +498,7 @@ impl SimulatedBackend {
             Some(limit) => control.update_draining(set, limit),
             None => control.update(set),
         };
-        assert!(given.is_ok_and(|update| matches!(update.poll(), Ok(None))));
+        assert!(given.is_ok_and(|update| matches!(update.try_wait(), Ok(None))));
     }
 }
 
@@ -539,8 +559,9 @@ impl Observer for Witness {
         let is_its = |backend: &Socket| backend.dial == Some(dial) && !backend.is_over;
         if let Some(backend) = backend.filter(|backend| is_its(backend)) {
             let has_failed = backend.is_broken || backend.connect == Connect::Refused;
-            let is_late = backend.began + LIMITS.connect_timeout <= network.now;
+            let is_late = backend.began + SHORTEST_SHARE <= network.now;
             assert!(has_failed || is_late, "given up before its time");
+            assert!(has_failed || backend.connect != Connect::Up, "given up though connected");
         }
         host.judge_failed_attempt(dial, client);
         if dial.attempt + 1 == attempts(dial.target) {

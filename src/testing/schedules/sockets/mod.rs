@@ -168,7 +168,7 @@ impl Observer for Witness {
     }
 
     fn ended(&mut self, ended: &Ended<'_>) {
-        let target = ended.backend.map(|(_, target)| target.to_owned());
+        let target = ended.backend.map(|backend| backend.target_name.to_owned());
         let _ = self.0.send(Told::Ended {
             client: ended.client.addr.to_string(),
             target,
@@ -276,7 +276,7 @@ impl Player {
             Action::Happen { peer, what } => self.happen(*peer, *what),
             Action::Drain(limit) => self.drain(*limit),
             Action::Shutdown => self.shut_down(),
-            Action::Turn => drop(self.go_on()),
+            Action::Turn | Action::Storm(_) => drop(self.go_on()),
             Action::Pass { .. } | Action::Settle => self.settle(),
         }
     }
@@ -459,7 +459,7 @@ impl Player {
     fn settle(&mut self) {
         self.wait_until(Self::is_at_rest);
         self.couples.retain(|couple| !couple.is_over());
-        let stats = self.control.stats().unwrap();
+        let stats = self.control.stats().unwrap().wait().unwrap();
         assert_eq!(
             stats.accepted,
             stats.refused.total() + stats.ended.total() + stats.dialling + stats.open

@@ -1,0 +1,115 @@
+//! What a poll returned, and the time up to which its events are complete.
+
+use std::time::Instant;
+
+/// The events that one poll returned.
+pub(crate) struct Batch<E> {
+    pub(crate) events: E,
+    /// When the poll began. All that the kernel held then is in this batch, or in later ones if
+    /// this one is full.
+    pub(crate) poll_began: Instant,
+    pub(crate) completeness: Completeness,
+}
+
+impl<T> Batch<std::iter::Empty<T>> {
+    /// Returns the batch of a turn before any poll.
+    pub(crate) fn none(now: Instant) -> Self {
+        let completeness = Completeness::Interrupted;
+        Self { events: std::iter::empty(), poll_began: now, completeness }
+    }
+}
+
+/// Whether a poll returned all events that the kernel held when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completeness {
+    Complete,
+    /// There was no room for more.
+    Full,
+    /// A signal came instead of events, or there was no poll yet.
+    Interrupted,
+}
+
+/// The time up to which all events have been read: a timeout that was due later may be of a peer
+/// whose bytes are still unread.
+///
+/// Under load, every batch may be full. But the event queue hands out the sources in turn, so after
+/// as many events as there are sources, all that was there before has come.
+#[derive(Default)]
+pub(crate) struct CompleteUntil {
+    time: Option<Instant>,
+    /// The full batches since some poll.
+    round: Option<Round>,
+}
+
+struct Round {
+    began: Instant,
+    events: usize,
+}
+
+impl CompleteUntil {
+    /// Notes a batch of so many events, with so many sources registered.
+    pub(crate) fn note(
+        &mut self,
+        poll_began: Instant,
+        completeness: Completeness,
+        events: usize,
+        sources: usize,
+    ) {
+        match completeness {
+            Completeness::Complete => *self = Self { time: Some(poll_began), round: None },
+            Completeness::Full => {
+                let round = self.round.get_or_insert(Round { began: poll_began, events: 0 });
+                round.events += events;
+                if round.events >= sources {
+                    *self = Self { time: Some(round.began), round: None };
+                }
+            }
+            Completeness::Interrupted => {}
+        }
+    }
+
+    /// Returns the time. Timeouts that were due by then may fire.
+    pub(crate) fn time(&self) -> Option<Instant> {
+        self.time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Completeness::{Complete, Full, Interrupted};
+    use super::*;
+
+    /// Notes batches at seconds 1, 2, …, and returns up to which second all is complete then.
+    fn complete_until(batches: &[(Completeness, usize)], sources: usize) -> Option<u64> {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut complete = CompleteUntil::default();
+        for (second, (completeness, events)) in (1..).zip(batches) {
+            complete.note(at(second), *completeness, *events, sources);
+        }
+        complete.time().map(|time| (time - start).as_secs())
+    }
+
+    #[test]
+    fn c7_5_events_are_complete_up_to_the_beginning_of_a_poll_that_returned_all() {
+        assert_eq!(complete_until(&[], 10), None);
+        assert_eq!(complete_until(&[(Complete, 3), (Complete, 0)], 10), Some(2));
+        assert_eq!(complete_until(&[(Complete, 3), (Interrupted, 0)], 10), Some(1));
+        assert_eq!(complete_until(&[(Complete, 3), (Full, 4)], 10), Some(1));
+        assert_eq!(complete_until(&[(Full, 4), (Complete, 3)], 10), Some(2));
+    }
+
+    #[test]
+    fn c7_5_if_every_batch_is_full_events_are_complete_after_as_many_as_there_are_sources() {
+        assert_eq!(complete_until(&[(Full, 4); 2], 10), None);
+        assert_eq!(complete_until(&[(Full, 4); 3], 10), Some(1));
+        assert_eq!(complete_until(&[(Full, 4); 5], 10), Some(1));
+        assert_eq!(complete_until(&[(Full, 4); 6], 10), Some(4));
+        assert_eq!(
+            complete_until(&[(Full, 4), (Full, 4), (Interrupted, 0), (Full, 4)], 10),
+            Some(1)
+        );
+    }
+}

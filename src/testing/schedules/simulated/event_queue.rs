@@ -1,0 +1,57 @@
+//! The event queue of the simulated kernel: ready sources in the order in which they became ready.
+
+use std::collections::VecDeque;
+
+use mio::Token;
+
+use super::network::Network;
+use crate::event_loop::token;
+use crate::net::Readiness;
+
+#[derive(Default)]
+pub(super) struct EventQueue {
+    ready: VecDeque<Source>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Socket(usize),
+    Listener,
+}
+
+impl EventQueue {
+    /// Takes up to so many events, and tells whether there was no room for more.
+    pub(super) fn poll(
+        &mut self,
+        network: &mut Network,
+        capacity: usize,
+    ) -> (Vec<(Token, Readiness)>, bool) {
+        let is_ready = |socket: &usize| network.sockets[*socket].event != Readiness::default();
+        let sockets = network.registered().filter(is_ready).map(Source::Socket);
+        let listener = network.backlog_event.then_some(Source::Listener);
+        for source in sockets.chain(listener).collect::<Vec<_>>() {
+            if !self.ready.contains(&source) {
+                self.ready.push_back(source);
+            }
+        }
+        let mut events = Vec::new();
+        while events.len() < capacity {
+            match self.ready.pop_front() {
+                None => return (events, false),
+                Some(Source::Listener) => {
+                    network.backlog_event = false;
+                    let readable = Readiness { readable: true, ..Readiness::default() };
+                    events.push((token::LISTENER, readable));
+                }
+                Some(Source::Socket(socket)) => {
+                    let socket = &mut network.sockets[socket];
+                    let event = std::mem::take(&mut socket.event);
+                    socket.event_since = None;
+                    // A socket that was closed meanwhile has left the queue.
+                    events.extend(socket.token.map(|token| (token, event)));
+                }
+            }
+        }
+        (events, true)
+    }
+}

@@ -1,0 +1,220 @@
+//! Relaying, as far as kernel buffers, urgent data, socket options and real time have a say in it.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tinylb::{Builder, EndReason, Keepalive, Server, TcpBackend};
+use tinylb_tests::*;
+
+/// A balancer with one backend, with small kernel buffers all along the way.
+fn narrow_balancer(builder: Builder) -> (Balancer, Hand) {
+    let (front, back) = (listener(), listener());
+    narrow(&front, 32 * 1024).unwrap();
+    narrow(&back, 32 * 1024).unwrap();
+    let target =
+        TcpBackend::new(back.local_addr().unwrap()).on_socket(|socket| narrow(socket, 32 * 1024));
+    let server = builder.backends([("a", target)].into()).build(front).unwrap();
+    (Balancer::of(server), Hand::of(back))
+}
+
+#[test]
+fn c6_1_c6_2_megabytes_arrive_unchanged_whichever_side_ends_first() {
+    for (buffer_size, bytes) in [(256 * 1024, 8_000_000), (5_000, 1_000_003)] {
+        for order in Order::ALL {
+            let (balancer, back) = narrow_balancer(Server::builder().buffer_size(buffer_size));
+            let talk = Talk::new(bytes, bytes, bytes / 3, order);
+            let (client, server) = (balancer.client(), back.accept());
+            let at_backend = std::thread::spawn(move || Talk::answer(server).unwrap().1);
+
+            talk.assert_came_down(&talk.hold(client));
+
+            talk.assert_came_up(&at_backend.join().unwrap());
+            balancer.wait_for("its end", |stats| stats.ended.of(EndReason::Finished) == 1);
+        }
+    }
+}
+
+#[test]
+fn c6_1_many_connections_do_not_get_each_others_bytes() {
+    let (reports, received) = mpsc::channel();
+    let backend = TestBackend::new(move |stream| {
+        let _ = reports.send(Talk::answer(stream).unwrap());
+    });
+    let balancer = Balancer::start(set([("a", backend.addr), ("b", backend.addr)]));
+    let talks =
+        (0..100).map(|seed| Talk::new(seed, 20_000 + seed, 30_000, Order::ALL[seed as usize % 3]));
+    std::thread::scope(|scope| {
+        for talk in talks {
+            let client = balancer.client();
+            scope.spawn(move || talk.assert_came_down(&talk.hold(client)));
+        }
+    });
+    received.iter().take(100).for_each(|(talk, received)| talk.assert_came_up(&received));
+}
+
+/// What arrives of it: urgent data stays in line only with `socket2`.
+const WITH_URGENT_DATA: &[u8] = if HAS_RESETS { b"before !after" } else { b"before after" };
+
+/// Sends something, urgent data and something more.
+fn send_with_urgent_data(stream: &mut (impl Write + std::os::fd::AsFd)) {
+    stream.write_all(b"before ").unwrap();
+    SockRef::from(&*stream).send_out_of_band(b"!").unwrap();
+    stream.write_all(b"after").unwrap();
+}
+
+/// All is there before the balancer looks, so that one event has to do for it.
+#[test]
+fn c6_1_what_is_sent_after_urgent_data_is_not_left_lying() {
+    let back = Hand::new();
+    let server = Server::builder().backends(set([("a", back.addr)])).build(listener()).unwrap();
+    let mut client = connect(server.local_addr().ip().unwrap());
+    send_with_urgent_data(&mut client);
+    let _balancer = Balancer::of(server);
+    let mut received = [0; WITH_URGENT_DATA.len()];
+    back.accept().read_exact(&mut received).unwrap();
+    assert_eq!(received, WITH_URGENT_DATA);
+
+    let (back, accepted) = (Hand::new(), Arc::new(Mutex::new(None)));
+    let target = TcpBackend::new(back.addr).on_socket({
+        let accepted = accepted.clone();
+        move |_| {
+            let mut stream = back.accept(); // the balancer's thread is here while the bytes arrive
+            send_with_urgent_data(&mut stream);
+            *accepted.lock().unwrap() = Some(stream);
+            Ok(())
+        }
+    });
+    let balancer = Balancer::start([("a", target)].into());
+    balancer.client().read_exact(&mut received).unwrap();
+    assert_eq!(received, WITH_URGENT_DATA);
+}
+
+#[test]
+fn c6_2_c6_3_a_slow_reader_stops_its_sender_alone_and_gets_everything_and_the_end() {
+    for is_turned_round in [false, true] {
+        let (balancer, back) = narrow_balancer(Server::builder());
+        let (client, server) = back.pair(&balancer);
+        narrow(&client, 32 * 1024).unwrap();
+        let (mut from, mut to) = if is_turned_round { (server, client) } else { (client, server) };
+        let before = balancer.stats();
+        let sent = stuff(&mut from);
+        assert!(sent.len() < 1024 * 1024, "more is held than one buffer and the kernel's");
+        let moved = |stats: &tinylb::Stats| {
+            stats.bytes_up + stats.bytes_down - before.bytes_up - before.bytes_down
+        };
+        assert!(moved(&balancer.stats()) < sent.len() as u64, "what is unsent is not delivered");
+        pass(&mut to, &mut from, &pattern(20_000));
+
+        from.shutdown(Shutdown::Write).unwrap();
+
+        let (received, end) = read_to_end(&mut to);
+        assert_same(&received, &sent);
+        assert_eq!(end, StreamEnd::Clean);
+        balancer.wait_for("all is counted", |stats| moved(stats) == sent.len() as u64 + 20_000);
+        pass(&mut to, &mut from, b"thanks");
+        to.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&mut from), (Vec::new(), StreamEnd::Clean));
+        balancer.wait_for("the end", |stats| stats.ended.of(EndReason::Finished) == 1);
+    }
+}
+
+/// That bytes put them off, the unit tests see.
+#[test]
+fn c6_5_idle_and_half_closed_pairs_are_aborted_after_their_own_limits() {
+    let back = Hand::new();
+    let idle = Server::builder().idle_timeout(Some(SHORT));
+    let half_closed = Server::builder().half_closed_timeout(SHORT);
+    for (builder, ends, reason) in
+        [(idle, false, EndReason::IdleTimeout), (half_closed, true, EndReason::HalfClosedTimeout)]
+    {
+        let balancer = Balancer::with(builder, set([("a", back.addr)]));
+        let (mut client, mut server) = back.pair(&balancer);
+        let start = Instant::now();
+        if ends {
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&mut server), (Vec::new(), StreamEnd::Clean));
+        }
+        assert_aborted(&mut client);
+        assert!(start.elapsed() >= SHORT);
+        wait_for("the other side is closed too", || server.write(b"x").err());
+        assert_eq!(balancer.stats().ended.of(reason), 1);
+    }
+}
+
+/// What is set on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Options {
+    nodelay: bool,
+    /// Idle time and interval in seconds, and probes.
+    keepalive: Option<(u64, u64, u32)>,
+    user_timeout: Option<Duration>,
+}
+
+impl Options {
+    fn of(socket: &impl std::os::fd::AsFd) -> io::Result<Self> {
+        let socket = SockRef::from(socket);
+        let idle = socket.tcp_keepalive_time()?.as_secs();
+        let interval = socket.tcp_keepalive_interval()?.as_secs();
+        let keepalive = (idle, interval, socket.tcp_keepalive_retries()?);
+        Ok(Self {
+            nodelay: socket.tcp_nodelay()?,
+            keepalive: socket.keepalive()?.then_some(keepalive),
+            user_timeout: socket.tcp_user_timeout()?,
+        })
+    }
+}
+
+/// What a builder sets: on the sockets of clients, and on those of backends.
+fn options_set(builder: Builder) -> [Options; 2] {
+    let (front, echo, seen) = (listener(), TestBackend::echo("echo"), Arc::new(Mutex::new(None)));
+    SockRef::from(&front).set_keepalive(true).unwrap(); // as a host may have it
+    let twin = Hand::of(front.try_clone().unwrap());
+    let target = TcpBackend::new(echo.addr).on_socket({
+        let seen = seen.clone();
+        move |socket| {
+            *seen.lock().unwrap() = Some(Options::of(socket)?);
+            Ok(())
+        }
+    });
+    let server = builder.backends([("a", target)].into()).build(front).unwrap();
+    // The twin takes a client in the balancer's place, since nobody else can look at its sockets.
+    let client = connect(server.local_addr().ip().unwrap());
+    let of_clients = Options::of(&twin.accept()).unwrap();
+    drop(client);
+    Balancer::of(server).tagged_client();
+    let of_backends = seen.lock().unwrap().take().unwrap();
+    [of_clients, of_backends]
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn c6_7_socket_options_are_set_on_both_sides_as_documented_and_asked_for() {
+    let default = Options { nodelay: true, keepalive: Some((15, 15, 9)), user_timeout: None };
+    let off = Options { nodelay: false, keepalive: None, user_timeout: None };
+    if HAS_RESETS {
+        assert_eq!(options_set(Server::builder()), [default; 2]);
+        let (idle, interval) = (Duration::from_secs(40), Duration::from_secs(7));
+        let keepalive = Keepalive::new(idle, interval, 3);
+        let user_timeout = Some(Duration::from_millis(2500));
+        let builder = Server::builder().nodelay(false).keepalive(Some(keepalive));
+        let changed = Options { nodelay: false, keepalive: Some((40, 7, 3)), user_timeout };
+        assert_eq!(options_set(builder.user_timeout(user_timeout)), [changed; 2]);
+        assert_eq!(options_set(Server::builder().nodelay(false).keepalive(None)), [off; 2]);
+    } else {
+        let [_, of_backends] = options_set(Server::builder());
+        assert_eq!(of_backends, Options { nodelay: true, ..off });
+    }
+}
+
+#[test]
+#[cfg(all(feature = "socket2", target_os = "linux"))]
+fn c6_7_user_timeout_ends_a_peer_that_refuses_to_read() {
+    let (balancer, back) = narrow_balancer(Server::builder().user_timeout(Some(SHORT)));
+    let (_client, mut server) = back.pair(&balancer);
+    stuff(&mut server);
+    balancer.wait_for("the end", |stats| stats.ended.of(EndReason::ClientFailed) == 1);
+    assert_aborted(&mut server);
+}
