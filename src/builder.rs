@@ -56,6 +56,7 @@ impl Default for Builder {
                 max_connections: usize::MAX,
                 buffer_size: 256 << 10,
                 socket_options: SocketOptions::default(),
+                splice: true,
             },
             backends: None,
             pick: PickSettings::default(),
@@ -182,6 +183,15 @@ impl Builder {
         self
     }
 
+    /// Sets whether bulk is spliced: it then moves from socket to socket by reference, uncopied.
+    /// Defaults to `true`. Linux only, with the feature `splice`; no effect elsewhere.
+    ///
+    /// See the [crate docs](crate#splicing) for what is spliced, and when to use it.
+    pub fn splice(mut self, splice: bool) -> Self {
+        self.config.splice = splice;
+        self
+    }
+
     /// Sets when a failing backend is ejected, and for how long. Defaults to
     /// [`Ejection::default`]: after three failed dials in a row, for 1 to 30 seconds. With
     /// `failures` 0 no backend is ever ejected.
@@ -247,7 +257,7 @@ impl Builder {
     /// Checks what Linux would, too: its error would not name the option, and would count against
     /// a backend.
     fn check(&self) -> Result<(), Error> {
-        let Config { limits, max_connections, buffer_size, socket_options } = &self.config;
+        let Config { limits, max_connections, buffer_size, socket_options, .. } = &self.config;
         let is_bad_keepalive = |Keepalive { idle, interval, probes }: Keepalive| {
             [idle, interval].iter().any(|time| !(1..=32_767).contains(&time.as_secs()))
                 || !(1..=127).contains(&probes)

@@ -225,6 +225,8 @@
 //! - `socket2` (default): everything that mio cannot set on a socket. These are resets, keepalive,
 //!   `TCP_USER_TIMEOUT`, `TCP_NOTSENT_LOWAT`, urgent data in line, source addresses, and
 //!   `ListenOptions`. Without it urgent bytes are lost, and the crate has five direct dependencies.
+//! - `splice`: bulk between plain sockets is not copied on Linux: see [below](#splicing). It adds the
+//!   dependency rustix, and has no effect on other systems.
 //!
 //! # Semver
 //!
@@ -235,6 +237,31 @@
 //!   the traits, reasons to [`EndReason::ALL`] with their labels, and may raise the minimum Rust
 //!   version (now 1.85). They do not change labels or the log target.
 //! - The text of errors and log lines, and what `Debug` shows, may change in any version.
+//!
+//! # Splicing
+//!
+//! With the feature `splice`, bulk between TCP or Unix-domain sockets moves through pipes by
+//! reference. That takes about half of the CPU time of copying. Switch it on where connections move
+//! many megabytes each; it changes nothing for small messages, which are copied as before.
+//!
+//! - A direction is spliced once it has filled the largest reads several times in a row and its
+//!   reader has kept up: after 4 MB with the default [`buffer_size`](Builder::buffer_size). It is
+//!   copied again as soon as little comes at a time, or its reader takes nothing for a while.
+//! - The balancer has at most 32 pipes, each with two descriptors and up to 1 MiB. Most of the time
+//!   one of them serves all connections. A pipe that holds unsent bytes belongs to its connection
+//!   until its reader has taken them, in addition to `buffer_size`.
+//! - When a pipe cannot be had, bytes are copied: `pipe-user-pages-soft` and `pipe-max-size` in
+//!   `/proc/sys/fs` limit users without privileges. When descriptors run out, empty pipes are closed
+//!   before a client has to wait.
+//! - **`SIGPIPE` must be ignored**, as it is in Rust programs by default. The kernel raises it when
+//!   bytes are spliced to a peer that has reset the connection, and unlike with a write nothing
+//!   prevents that. The balancer looks for that in `/proc` before it splices a connection, and
+//!   copies if the signal is not ignored or it cannot tell. A host that restores the signal has to
+//!   do so before [`Server::run`].
+//! - While a direction is spliced, the kernel holds up to 1 MiB for its reader, in place of
+//!   [`notsent_lowat`](Builder::notsent_lowat). Its timeouts then count from when a reader of
+//!   20 kB/s has read that, 46 seconds later at most.
+//! - A stream of your own is spliced if it offers a descriptor: [`Stream::splice_fd`] (on Unix).
 //!
 //! # Platforms
 //!

@@ -9,8 +9,9 @@ use crate::Fallible;
 use crate::contenders::{Contender, Kind};
 
 /// All there might be, in the order of the table.
-pub(crate) const NAMES: [&str; 9] = [
+pub(crate) const NAMES: [&str; 10] = [
     "tinylb",
+    "tinylb-splice",
     "bare-relay",
     "tokio-twin",
     "haproxy",
@@ -23,12 +24,20 @@ pub(crate) const NAMES: [&str; 9] = [
 
 /// All that can be run; why others cannot is told.
 pub(crate) fn contenders() -> Fallible<Vec<Contender>> {
-    let tinylb = build_tinylb()?;
+    let tinylb = build_tinylb(&[])?;
     let mut found = vec![
         Contender::new("tinylb", "tinylb", Kind::Tinylb { program: tinylb.clone(), flags: &[] }),
         Contender::new("bare relay", "bare-relay", Kind::Role("bare-relay")),
         Contender::new("tokio twin", "tokio-twin", Kind::Role("tokio-twin")),
     ];
+    if cfg!(target_os = "linux") {
+        // Elsewhere than the first, which it would replace.
+        let dir = tinylb.with_file_name("splice");
+        let target_dir = dir.to_string_lossy();
+        let program = build_tinylb(&["--features", "splice", "--target-dir", &target_dir])?;
+        let kind = Kind::Tinylb { program, flags: &[] };
+        found.insert(1, Contender::new("tinylb, splicing", "tinylb-splice", kind));
+    }
     found.extend(find_haproxy());
     found.extend(find_nginx());
     found.extend(find_pen());
@@ -108,7 +117,7 @@ fn output(program: &Path, args: &[&str]) -> String {
 }
 
 /// `cargo bench` does not build it.
-fn build_tinylb() -> Fallible<PathBuf> {
+fn build_tinylb(flags: &[&str]) -> Fallible<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let output = Command::new(cargo)
         .args([
@@ -119,6 +128,7 @@ fn build_tinylb() -> Fallible<PathBuf> {
             "--message-format",
             "json-render-diagnostics",
         ])
+        .args(flags)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()?;

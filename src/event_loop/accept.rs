@@ -8,7 +8,7 @@ use super::pair::{ClientInfo, Dialling, Pair, Stage};
 use super::token::PairSide;
 use super::{EventLoop, RunState};
 use crate::log::{debug, warn};
-use crate::net::{Address, Stream};
+use crate::net::{self, Address, Stream};
 use crate::observer::Client;
 use crate::relay::Side;
 use crate::stats::EndReason;
@@ -53,6 +53,8 @@ impl EventLoop {
                     debug!("a client was gone before it was accepted: {err}");
                     failed += 1;
                 }
+                Accept::ListenerFailed(err)
+                    if net::is_shortage(&err) && self.cx.pipes.close_empty(now) => {}
                 Accept::ListenerFailed(err) => return self.pause_accepting(err, now),
             }
         }

@@ -11,7 +11,7 @@ use crate::log::{debug, info, warn};
 use crate::net::SocketOptions;
 use crate::observer::{BackendRef, Ended, Observer};
 use crate::pool::{Pool, Tried};
-use crate::relay::Progress;
+use crate::relay::{Pipes, Progress};
 use crate::stats::{EndReason, Stats};
 
 /// What the host has chosen.
@@ -21,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) max_connections: usize,
     pub(crate) buffer_size: usize,
     pub(crate) socket_options: SocketOptions,
+    pub(crate) splice: bool,
 }
 
 /// The state of a balancer but for its pairs and its queues.
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) pool: Pool,
     /// What every read goes into.
     pub(crate) scratch: Vec<u8>,
+    /// What bulk moves through, if it is not copied.
+    pub(crate) pipes: Pipes,
     pub(crate) observer: Box<dyn Observer>,
     /// All counters but those of backends, which the pool has.
     pub(crate) counters: Stats,
@@ -41,6 +44,17 @@ pub(crate) struct Context {
     warned_of: Option<&'static str>,
 }
 
+/// Returns what bulk moves through: nothing without the feature `splice`, or if the host said so.
+#[cfg(all(feature = "splice", target_os = "linux"))]
+fn pipes(is_enabled: bool) -> Pipes {
+    Pipes::new(is_enabled.then(|| Box::new(crate::relay::Kernel) as _))
+}
+
+#[cfg(not(all(feature = "splice", target_os = "linux")))]
+fn pipes(_: bool) -> Pipes {
+    Pipes::new(None)
+}
+
 impl Context {
     pub(crate) fn new(
         config: Config,
@@ -50,6 +64,7 @@ impl Context {
     ) -> Self {
         Self {
             scratch: vec![0; config.buffer_size],
+            pipes: pipes(config.splice),
             config,
             registry,
             pool,
@@ -93,7 +108,7 @@ impl Context {
     pub(crate) fn relay(&mut self, relaying: &mut Relaying, now: Instant) -> (Progress, u64) {
         let Relaying { duplex, assignment } = relaying;
         let before = (duplex.bytes_up, duplex.bytes_down);
-        let progress = duplex.drive(&mut self.scratch, BYTES_PER_DIRECTION, now);
+        let progress = duplex.drive(&mut self.scratch, &mut self.pipes, BYTES_PER_DIRECTION, now);
         let (up, down) = (duplex.bytes_up - before.0, duplex.bytes_down - before.1);
         self.counters.bytes_up += up;
         self.counters.bytes_down += down;

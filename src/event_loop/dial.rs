@@ -244,7 +244,14 @@ impl Dialler<'_> {
     /// Begins to dial one address.
     fn dial(&mut self, mut candidate: Candidate) -> Step {
         candidate.dialled_at = self.now;
-        match self.begin_dial(&candidate) {
+        let begun = match self.begin_dial(&candidate) {
+            // Their descriptors are of more use here.
+            Err(err) if net::is_shortage(&err) && self.cx.pipes.close_empty(self.now) => {
+                self.begin_dial(&candidate)
+            }
+            begun => begun,
+        };
+        match begun {
             Ok((backend, preface)) => {
                 let give_up_at = after(self.now, self.share(&candidate));
                 let has_event = false;

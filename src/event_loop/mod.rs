@@ -136,6 +136,12 @@ impl EventLoop {
         })
     }
 
+    /// Has bulk move through these pipes.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn simulate_pipes(&mut self, pipes: crate::relay::Pipes) {
+        self.cx.pipes = pipes;
+    }
+
     /// Runs one turn: handles the events, and all that is due by now. Returns when it wants to be
     /// called again at the latest, though nothing may have happened; `None` if it can wait for an
     /// event.

@@ -1,6 +1,8 @@
 //! The [`Stream`] trait: what the balancer needs from a connection.
 
 use std::io;
+#[cfg(unix)]
+use std::os::fd::BorrowedFd;
 
 use mio::event::Source;
 
@@ -91,6 +93,22 @@ pub trait Stream: io::Read + io::Write + Source + Send {
         false
     }
 
+    /// Returns the non-blocking socket whose bytes are those of the stream, each and unchanged, for
+    /// as long as the stream lives. With the feature `splice`, bulk between two such streams does
+    /// not go through [`read`](io::Read::read) and [`write`](io::Write::write), which must mean the
+    /// same. Defaults to `None`: bulk is copied, as it is for all but TCP and Unix-domain sockets.
+    #[cfg(unix)]
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Fills a simulated pipe: as a read does, but 0 where only a read can tell what comes next.
+    #[cfg(any(test, fuzzing))]
+    #[doc(hidden)]
+    fn simulate_splice(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.read(room)
+    }
+
     /// Returns what an event of this stream's source means for the stream. Defaults to the event
     /// itself.
     ///
@@ -130,6 +148,10 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
     }
     fn drop_closes(&self) -> bool {
         (**self).drop_closes()
+    }
+    #[cfg(unix)]
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).splice_fd()
     }
     fn translate(&self, event: Readiness) -> Readiness {
         (**self).translate(event)

@@ -50,6 +50,11 @@ impl Stream for TcpStream {
         true
     }
 
+    #[cfg(unix)]
+    fn splice_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        Some(std::os::fd::AsFd::as_fd(self))
+    }
+
     fn local_addr(&self) -> io::Result<Address> {
         Self::local_addr(self).map(Address::from)
     }

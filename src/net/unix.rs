@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 
 use mio::net::{UnixListener, UnixStream};
@@ -29,6 +29,10 @@ impl Stream for UnixStream {
 
     fn drop_closes(&self) -> bool {
         true
+    }
+
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 
     fn local_addr(&self) -> io::Result<Address> {

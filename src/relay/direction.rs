@@ -1,6 +1,9 @@
 //! One direction of a pair: what one side sends goes to the other, in order, with backpressure.
 
-use super::Side;
+use std::time::{Duration, Instant};
+
+use super::splice::{Fill, Splicing};
+use super::{Pipes, Side};
 
 /// The first read of a direction, and what its reads shrink to when the reader does not keep up.
 /// Most messages fit.
@@ -23,6 +26,9 @@ const READS_TO_GROW: u32 = 16;
 /// The last of a stream is the exception: it is read ahead, as far as it fits into a buffer of the
 /// scratch buffer's size. An end of stream counts if it was read before an error, and a peer that
 /// has ended its stream may well answer what comes next with a reset.
+///
+/// Once reads have grown to full size, the stream is bulk. It is then *spliced*, if it can be, until
+/// reads shrink again.
 pub(crate) struct Direction {
     flow: Flow,
     unsent: Vec<u8>,
@@ -35,6 +41,21 @@ pub(crate) struct Direction {
     read_size: usize,
     /// Full reads of this size that were written at once, since the last one that was not.
     full_reads: u32,
+    /// Reads have grown to full size.
+    is_bulk: bool,
+    /// Bulk is being spliced.
+    splicing: Option<Box<Splicing>>,
+}
+
+/// What a direction borrows for a drive.
+pub(crate) struct Lent<'a> {
+    /// What reads go into. No read is larger.
+    pub(crate) scratch: &'a mut [u8],
+    pub(crate) pipes: &'a mut Pipes,
+    pub(crate) now: Instant,
+    /// For how long a slow reader may be busy with what it was sent in this drive, beyond the
+    /// ordinary.
+    pub(crate) lead: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +86,8 @@ impl Direction {
             unflushed: false,
             read_size: SMALLEST_READ,
             full_reads: 0,
+            is_bulk: false,
+            splicing: None,
         }
     }
 
@@ -83,8 +106,8 @@ impl Direction {
         self.flow == Flow::Ended
     }
 
-    /// Moves bytes until a side blocks, the stream has ended, or about `budget` bytes are moved. No
-    /// read is larger than `scratch`. Adds what the sink has taken to `moved`.
+    /// Moves bytes until a side blocks, the stream has ended, or about `budget` bytes are moved. Adds
+    /// what the sink has taken to `moved`.
     ///
     /// Errors stay with the side that met them. A source that has failed is read to the last byte
     /// that it still has.
@@ -95,15 +118,15 @@ impl Direction {
         &mut self,
         from: &mut Side,
         to: &mut Side,
-        scratch: &mut [u8],
+        lent: &mut Lent<'_>,
         budget: usize,
         moved: &mut u64,
         is_closed_next: bool,
     ) -> Drive {
         let mut left = budget;
         loop {
-            if !self.send_unsent(to, moved) {
-                self.read_ahead(from, to, scratch);
+            if !self.send_spliced(to, lent, moved) || !self.send_unsent(to, moved) {
+                self.read_ahead(from, to, lent.scratch);
                 return Drive::Blocked;
             }
             match self.flow {
@@ -115,13 +138,64 @@ impl Direction {
                 Flow::Ending => return Drive::Blocked,
                 Flow::Open if to.has_failed() => return Drive::Blocked,
                 Flow::Open if left == 0 && from.is_readable() => return Drive::Unfinished,
-                Flow::Open => {
-                    let size = self.read_size.min(scratch.len());
-                    let Some(len) = from.read(&mut scratch[..size]) else { return Drive::Blocked };
-                    left = left.saturating_sub(len);
-                    self.pass_on(&scratch[..len], size, scratch.len(), to, moved);
-                }
+                Flow::Open => match self.splice_in(from, to, lent) {
+                    Fill::Blocked => return Drive::Blocked,
+                    Fill::Bytes(len) => left = left.saturating_sub(len),
+                    Fill::Copy => {
+                        let largest = lent.scratch.len();
+                        let size = self.read_size.min(largest);
+                        let room = &mut lent.scratch[..size];
+                        let Some(len) = from.read(room) else { return Drive::Blocked };
+                        left = left.saturating_sub(len);
+                        self.pass_on(&room[..len], size, largest, to, moved);
+                    }
+                },
             }
+        }
+    }
+
+    /// Fills a pipe, if this is bulk and can be spliced.
+    fn splice_in(&mut self, from: &mut Side, to: &Side, lent: &mut Lent<'_>) -> Fill {
+        #[cfg(any(test, fuzzing))]
+        if lent.pipes.are_for_all() {
+            self.is_bulk = true;
+        }
+        if self.is_bulk && self.splicing.is_none() {
+            self.splicing = Splicing::begin(from, to, lent.pipes, lent.now);
+        }
+        let Some(splicing) = &mut self.splicing else { return Fill::Copy };
+        let fill = splicing.fill(from, lent.pipes, lent.now);
+        match fill {
+            Fill::Bytes(len) if len < SMALLEST_READ => self.is_bulk = false,
+            Fill::Copy => self.shrink(to, self.read_size / 2),
+            _ => {}
+        }
+        fill
+    }
+
+    /// Sends what is unsent in a pipe. Returns whether nothing is left there.
+    fn send_spliced(&mut self, to: &mut Side, lent: &mut Lent<'_>, moved: &mut u64) -> bool {
+        let Some(splicing) = &mut self.splicing else { return true };
+        let before = *moved;
+        let is_empty = splicing.drain(to, lent.pipes, moved, lent.now);
+        if *moved > before {
+            self.unflushed = true;
+            lent.lead = lent.lead.max(splicing.lead());
+        }
+        if is_empty && splicing.has_stalled() {
+            self.shrink(to, SMALLEST_READ);
+        } else if is_empty && !self.is_bulk {
+            self.shrink(to, self.read_size / 2);
+        }
+        is_empty
+    }
+
+    /// Makes reads smaller, which are then copied.
+    fn shrink(&mut self, to: &Side, read_size: usize) {
+        (self.read_size, self.full_reads) = (read_size.max(SMALLEST_READ), 0);
+        self.is_bulk = false;
+        if let Some(splicing) = self.splicing.take() {
+            splicing.end(to);
         }
     }
 
@@ -142,9 +216,10 @@ impl Direction {
         !self.unflushed
     }
 
-    /// Reads the last of a stream behind what is unsent.
+    /// Reads the last of a stream behind what is unsent, unless that is a pipe's worth already.
     fn read_ahead(&mut self, from: &mut Side, to: &Side, scratch: &mut [u8]) {
-        while self.flow == Flow::Open && from.may_have_ended() && !to.has_failed() {
+        let is_copied = self.splicing.is_none();
+        while is_copied && self.flow == Flow::Open && from.may_have_ended() && !to.has_failed() {
             let room = scratch.len().saturating_sub(self.unsent.len() - self.sent);
             if room == 0 {
                 return;
@@ -179,12 +254,13 @@ impl Direction {
         }
         if !bytes.is_empty() {
             self.unsent = bytes.to_vec();
-            (self.read_size, self.full_reads) = ((self.read_size / 2).max(SMALLEST_READ), 0);
+            self.shrink(to, self.read_size / 2);
         } else if filled_the_read {
             self.full_reads += 1;
             if self.full_reads == READS_TO_GROW {
-                let doubled = (self.read_size * 2).min(largest.max(SMALLEST_READ));
-                (self.read_size, self.full_reads) = (doubled, 0);
+                let full_size = largest.max(SMALLEST_READ);
+                (self.read_size, self.full_reads) = ((self.read_size * 2).min(full_size), 0);
+                self.is_bulk = self.read_size == full_size;
             }
         }
     }
@@ -196,6 +272,8 @@ mod tests {
 
     use super::*;
     use crate::net::Readiness;
+    #[cfg(unix)]
+    use crate::testing::pipes::PlentyOfPipes;
     use crate::testing::script::{Act, Script, Seen};
 
     /// Both sides of a direction, with everything that events could have said.
@@ -203,20 +281,26 @@ mod tests {
         direction: Direction,
         from: Side,
         to: Side,
+        source: Seen,
         sink: Seen,
         scratch: Vec<u8>,
+        pipes: Pipes,
+        now: Instant,
         moved: u64,
     }
 
     impl Rig {
         fn new(source: Script, sink: Script) -> Self {
-            let seen = sink.seen();
+            let (source_seen, sink_seen) = (source.seen(), sink.seen());
             let mut rig = Self {
                 direction: Direction::new(Vec::new()),
                 from: Side::new(Box::new(source)),
                 to: Side::new(Box::new(sink)),
-                sink: seen,
+                source: source_seen,
+                sink: sink_seen,
                 scratch: vec![0; 64 * 1024],
+                pipes: Pipes::new(None),
+                now: Instant::now(),
                 moved: 0,
             };
             rig.events();
@@ -229,13 +313,23 @@ mod tests {
         }
 
         fn drive(&mut self, budget: usize) -> Drive {
+            self.drive_before_closing(budget, false)
+        }
+
+        fn drive_before_closing(&mut self, budget: usize, is_closed_next: bool) -> Drive {
+            let mut lent = Lent {
+                scratch: &mut self.scratch,
+                pipes: &mut self.pipes,
+                now: self.now,
+                lead: Duration::ZERO,
+            };
             self.direction.drive(
                 &mut self.from,
                 &mut self.to,
-                &mut self.scratch,
+                &mut lent,
                 budget,
                 &mut self.moved,
-                false,
+                is_closed_next,
             )
         }
 
@@ -434,11 +528,7 @@ mod tests {
         let ended_by_closing = |sink: Script, is_closed_next| {
             let mut rig =
                 Rig::new(Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]), sink);
-            let Rig { direction, from, to, scratch, moved, .. } = &mut rig;
-            assert_eq!(
-                direction.drive(from, to, scratch, 1000, moved, is_closed_next),
-                Drive::Ended
-            );
+            assert_eq!(rig.drive_before_closing(1000, is_closed_next), Drive::Ended);
             assert_eq!(rig.received(), b"tail");
             !rig.sink.is_shut()
         };
@@ -452,8 +542,7 @@ mod tests {
         let sink = Script::new().closed_by_dropping().error(ErrorKind::ConnectionReset);
         let mut rig = Rig::new(Script::new().reads([Act::End]), sink);
         rig.to.set_ready(Readiness { error: true, ..Readiness::default() });
-        let Rig { direction, from, to, scratch, moved, .. } = &mut rig;
-        assert_eq!(direction.drive(from, to, scratch, 1000, moved, true), Drive::Blocked);
+        assert_eq!(rig.drive_before_closing(1000, true), Drive::Blocked);
     }
 
     #[test]
@@ -471,5 +560,106 @@ mod tests {
         let mut rig = Rig::new(source, Script::new().write_zero());
         assert_eq!(rig.drive(1000), Drive::Blocked);
         assert_eq!(rig.to.failure().unwrap().kind(), ErrorKind::WriteZero);
+    }
+
+    /// A direction that can be spliced, with more than enough written at once for its reads to grow.
+    #[cfg(unix)]
+    fn bulk(more: impl IntoIterator<Item = Act>, takes: impl IntoIterator<Item = usize>) -> Rig {
+        let source = Script::new().splices().reads([Act::Data(pattern(GROWTH))]).reads(more);
+        let grown = std::iter::repeat_n(usize::MAX, 2 * READS_TO_GROW as usize);
+        let mut rig = Rig::new(source, Script::new().splices().takes(grown.chain(takes)));
+        rig.pipes = Pipes::new(Some(Box::new(PlentyOfPipes(1 << 20))));
+        rig
+    }
+
+    /// What is copied until reads are as large as the scratch buffer.
+    #[cfg(unix)]
+    const GROWTH: usize = READS_TO_GROW as usize * (16 + 32) * 1024;
+
+    #[test]
+    #[cfg(unix)]
+    fn c6_8_bulk_is_spliced_once_reads_have_grown_and_copied_again_when_they_shrink() {
+        let more = [100_000, SMALLEST_READ, 20, 70_000].map(|len| Act::Data(pattern(len)));
+        let mut rig = bulk(more, []);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.received().len(), GROWTH + 100_000 + SMALLEST_READ + 20 + 70_000);
+        assert_eq!(rig.moved, rig.received().len() as u64);
+        assert_eq!(rig.source.splice_calls(), 3, "what is small, and what follows it, is copied");
+        assert_eq!(rig.direction.read_size, 32 * 1024);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn c6_8_what_the_sink_does_not_take_stays_in_the_pipe_and_is_counted_when_it_is_taken() {
+        let more = [Act::Data(pattern(100_000)), Act::End];
+        let mut rig = bulk(more, [60_000, 0, 10_000, 0]);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!((rig.moved, rig.direction.unsent.len()), (GROWTH as u64 + 60_000, 0));
+        rig.events();
+        assert_eq!((rig.drive(usize::MAX), rig.moved), (Drive::Blocked, GROWTH as u64 + 70_000));
+        assert!(!rig.direction.has_finished(), "nothing is read meanwhile");
+        rig.events();
+        assert_eq!(rig.drive(usize::MAX), Drive::Ended);
+        assert_eq!(rig.received()[GROWTH..], pattern(100_000));
+        assert!(rig.sink.is_shut());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn c6_8_a_reader_that_stalls_gets_what_is_in_the_pipe_and_then_small_copies() {
+        let more = [100_000, 400_000].map(|len| Act::Data(pattern(len)));
+        let mut rig = bulk(more, [60_000, 0, 40_000, 5, 0]);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        rig.events();
+        rig.now += Duration::from_secs(1);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.source.splice_calls(), 1);
+        assert_eq!(rig.direction.unsent.len(), SMALLEST_READ - 5);
+        assert!(rig.direction.splicing.is_none());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn c6_8_a_reader_that_is_blocked_for_a_moment_keeps_up() {
+        let more = [100_000, 400_000].map(|len| Act::Data(pattern(len)));
+        let mut rig = bulk(more, [60_000, 0]);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        rig.events();
+        rig.now += Duration::from_millis(10);
+        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!((rig.source.splice_calls(), rig.received().len()), (3, GROWTH + 500_000));
+        assert!(rig.direction.splicing.is_some());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn c6_8_bulk_is_copied_unless_both_sides_can_be_spliced_and_there_is_a_pipe() {
+        let more = || [Act::Data(pattern(400_000))];
+        let mut rig = bulk(more(), []);
+        rig.pipes = Pipes::new(None);
+        let source = || Script::new().reads([Act::Data(pattern(GROWTH))]).reads(more());
+        let mut from_none = Rig::new(source(), Script::new().splices());
+        let mut to_none = Rig::new(source().splices(), Script::new());
+        for rig in [&mut from_none, &mut to_none] {
+            rig.pipes = Pipes::new(Some(Box::new(PlentyOfPipes(1 << 20))));
+        }
+        for rig in [&mut rig, &mut from_none, &mut to_none] {
+            assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+            assert_eq!((rig.source.splice_calls(), rig.received().len()), (0, GROWTH + 400_000));
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn c6_8_nothing_is_spliced_beyond_what_an_event_says_of_urgent_data_or_an_end() {
+        for event in [
+            Readiness { priority: true, ..Readiness::default() },
+            Readiness { read_closed: true, ..Readiness::default() },
+        ] {
+            let mut rig = bulk([Act::Data(pattern(400_000)), Act::Block, Act::End], []);
+            rig.from.set_ready(event);
+            assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+            assert_eq!((rig.source.splice_calls(), rig.received().len()), (0, GROWTH + 400_000));
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Both directions between a client and its backend, and what happens to them when a side fails.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Direction, Drive, Side};
+use super::{Direction, Drive, Lent, Pipes, Side};
 use crate::stats::EndReason;
+use crate::time::after;
 
 /// The two sides of a pair, and both directions between them.
 pub(crate) struct Duplex {
@@ -14,7 +15,8 @@ pub(crate) struct Duplex {
     download: Direction,
     pub(crate) bytes_up: u64,
     pub(crate) bytes_down: u64,
-    /// When a byte moved last, or the first of the streams ended.
+    /// When a byte moved last, or the first of the streams ended. Later if the kernel was handed
+    /// more than the unsent mark lets it hold: until a slow reader may have read that.
     active_at: Instant,
 }
 
@@ -77,23 +79,30 @@ impl Duplex {
     }
 
     /// Moves bytes both ways until both directions are blocked or have spent the budget.
-    pub(crate) fn drive(&mut self, scratch: &mut [u8], budget: usize, now: Instant) -> Progress {
+    pub(crate) fn drive(
+        &mut self,
+        scratch: &mut [u8],
+        pipes: &mut Pipes,
+        budget: usize,
+        now: Instant,
+    ) -> Progress {
         let before = (self.bytes_up + self.bytes_down, self.is_half_closed());
-        let progress = self.drive_both(scratch, budget);
+        let mut lent = Lent { scratch, pipes, now, lead: Duration::ZERO };
+        let progress = self.drive_both(&mut lent, budget);
         if (self.bytes_up + self.bytes_down, self.is_half_closed()) != before {
-            self.active_at = now;
+            self.active_at = self.active_at.max(after(now, lent.lead));
         }
         progress
     }
 
-    fn drive_both(&mut self, scratch: &mut [u8], budget: usize) -> Progress {
+    fn drive_both(&mut self, lent: &mut Lent<'_>, budget: usize) -> Progress {
         let Self { client, backend, upload, download, bytes_up, bytes_down, .. } = self;
         loop {
             let failed_before = (client.has_failed(), backend.has_failed());
             let is_last = download.has_ended();
-            let up = upload.drive(client, backend, scratch, budget, bytes_up, is_last);
+            let up = upload.drive(client, backend, lent, budget, bytes_up, is_last);
             let is_last = upload.has_ended();
-            let down = download.drive(backend, client, scratch, budget, bytes_down, is_last);
+            let down = download.drive(backend, client, lent, budget, bytes_down, is_last);
             let (client_failed, backend_failed) = (client.has_failed(), backend.has_failed());
             return match (up, down) {
                 // What a side had sent before it failed is passed on as far as the other takes it.

@@ -2,12 +2,21 @@
 //! and no clock.
 //!
 //! A [`Side`] is a stream and what events said of it. A [`Direction`] goes from one side to the
-//! other. A [`Duplex`] is both sides with both directions.
+//! other. A [`Duplex`] is both sides with both directions. Bulk may move through [`Pipes`].
 
 mod direction;
 mod duplex;
+#[cfg(all(feature = "splice", target_os = "linux"))]
+mod kernel_pipes;
+mod pipes;
 mod side;
+mod splice;
 
-pub(crate) use direction::{Direction, Drive};
+pub(crate) use direction::{Direction, Drive, Lent};
 pub(crate) use duplex::{Duplex, Progress};
+#[cfg(all(feature = "splice", target_os = "linux"))]
+pub(crate) use kernel_pipes::Kernel;
+pub(crate) use pipes::Pipes;
+#[cfg(any(test, fuzzing))]
+pub(crate) use pipes::{PipeEnds, PipeSystem};
 pub(crate) use side::Side;

@@ -4,6 +4,7 @@ use std::io;
 
 use mio::{Registry, Token};
 
+use super::pipes::Pipe;
 use crate::net::{INTEREST, Readiness, Stream};
 
 /// A stream with what is known of it.
@@ -147,6 +148,49 @@ impl Side {
             }
         }
         None
+    }
+
+    /// Returns whether a pipe can be filled from it. Not once a call might stop short of something:
+    /// a pipe is not filled beyond urgent data.
+    pub(crate) fn can_splice_in(&self) -> bool {
+        self.can_splice() && !self.read_to_the_end
+    }
+
+    /// Returns whether a pipe can be drained into it.
+    pub(crate) fn can_splice_out(&self) -> bool {
+        self.can_splice()
+    }
+
+    fn can_splice(&self) -> bool {
+        #[cfg(unix)]
+        return self.stream.splice_fd().is_some();
+        #[cfg(not(unix))]
+        false
+    }
+
+    /// Fills a pipe with what there is. Returns `None` as [`read`](Self::read) does, `Some(0)` if
+    /// only a read can tell what comes next.
+    pub(crate) fn fill(&mut self, pipe: &mut Pipe) -> Option<usize> {
+        while self.readable {
+            match retry_interrupted(|| pipe.fill(&mut *self.stream)) {
+                Ok(len) => return Some(len),
+                Err(err) => {
+                    if err.kind() != io::ErrorKind::WouldBlock {
+                        self.fail(err);
+                    }
+                    self.readable = false;
+                }
+            }
+        }
+        None
+    }
+
+    /// Moves bytes on from a pipe; `None` as in [`write`](Self::write).
+    pub(crate) fn drain(&mut self, pipe: &mut Pipe) -> Option<usize> {
+        self.attempt(|stream| match pipe.drain(stream) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            result => result,
+        })
     }
 
     /// Writes as much as the stream takes. Returns `None` if it takes nothing for now, or never

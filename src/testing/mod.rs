@@ -4,6 +4,7 @@
 pub mod fuzzing;
 #[cfg(all(test, tinylb_loom))]
 mod mailbox_model;
+pub(crate) mod pipes;
 pub(crate) mod relay;
 pub(crate) mod schedules;
 #[cfg(test)]

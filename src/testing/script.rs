@@ -48,6 +48,8 @@ struct State {
     closed_by_dropping: bool,
     translates: bool,
     read_calls: usize,
+    splices: bool,
+    splice_calls: usize,
     written: Vec<u8>,
     is_shut: bool,
     is_aborted: bool,
@@ -140,6 +142,11 @@ impl Script {
         self.with(|state| state.translates = true)
     }
 
+    /// Offers a descriptor for splicing.
+    pub(crate) fn splices(self) -> Self {
+        self.with(|state| state.splices = true)
+    }
+
     pub(crate) fn seen(&self) -> Seen {
         self.state.clone()
     }
@@ -160,6 +167,11 @@ impl Seen {
 
     pub(crate) fn reads(&self) -> usize {
         self.lock().read_calls
+    }
+
+    /// How often a pipe was filled from it, or not for want of bytes.
+    pub(crate) fn splice_calls(&self) -> usize {
+        self.lock().splice_calls
     }
 
     pub(crate) fn written(&self) -> Vec<u8> {
@@ -272,6 +284,16 @@ impl Stream for Script {
 
     fn drop_closes(&self) -> bool {
         self.state.lock().closed_by_dropping
+    }
+
+    #[cfg(unix)]
+    fn splice_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.state.lock().splices.then(crate::testing::pipes::any_fd)
+    }
+
+    fn simulate_splice(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.state.lock().splice_calls += 1;
+        io::Read::read(self, room)
     }
 
     fn translate(&self, event: Readiness) -> Readiness {

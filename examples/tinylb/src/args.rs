@@ -49,6 +49,10 @@ pub(crate) struct Args {
     /// Do not probe quiet connections [default: probed after 15 seconds]
     #[arg(long)]
     no_keepalive: bool,
+    /// Copy bulk instead of splicing it
+    #[cfg(feature = "splice")]
+    #[arg(long)]
+    no_splice: bool,
     /// How many clients there may be at a time; others wait [default: no limit]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
@@ -154,6 +158,8 @@ impl Args {
         if let Some(SizeLimit(bytes)) = self.notsent_lowat {
             builder = builder.notsent_lowat(bytes);
         }
+        #[cfg(feature = "splice")]
+        let builder = builder.splice(!self.no_splice);
         builder
     }
 }

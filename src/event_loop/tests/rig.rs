@@ -188,6 +188,7 @@ impl Rig {
                 max_connections,
                 buffer_size: 64 * 1024,
                 socket_options: SocketOptions::default(),
+                splice: true,
             },
             poll.registry().try_clone().unwrap(),
             Box::new(ScriptedListener(clients.clone())),

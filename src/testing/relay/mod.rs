@@ -7,6 +7,7 @@
 mod wires;
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,9 @@ use self::wires::{BACKEND, CLIENT, Kind, PREFACE, Socket, Wire, Wires, lock};
 use crate::net::Readiness;
 #[cfg(test)]
 use crate::random::Random;
-use crate::relay::{Duplex, Progress, Side};
+use crate::relay::{Duplex, PipeEnds, PipeSystem, Pipes, Progress, Side};
 use crate::stats::EndReason;
+use crate::testing::pipes::SimulatedPipe;
 
 /// How many it takes at most until a pair whose peers do all they can is over.
 const MOST_DRIVES: u32 = 100_000;
@@ -31,6 +33,8 @@ struct Schedule {
     rooms: [u64; 2],
     preface: u64,
     scratch: usize,
+    /// How many bytes a pipe takes, and how many pipes there are.
+    pipes: (usize, usize),
     steps: Vec<Step>,
 }
 
@@ -40,6 +44,10 @@ enum Step {
     Wire(usize, Happening),
     /// The relay is told what is due there, and something that means nothing.
     Event(usize, u8),
+    /// From now on there are so many pipes.
+    Pipes(u8),
+    /// Time passes.
+    Pass(Duration),
     /// The relay does what it can, but moves no more than about so many bytes each way.
     Drive(usize),
 }
@@ -82,10 +90,13 @@ impl Schedule {
         let kind = |flags: u8| Kind {
             drained_by_short_reads: flags & 0b101 == 1, // a bell does not tell what it takes
             drop_closes: flags & 0b10 != 0,
-            is_bell: flags & 0b100 != 0,
-            holds_back: flags & 0b1000 != 0,
+            is_bell: flags & 0b1_0100 == 0b100,
+            holds_back: flags & 0b1_1000 == 0b1000,
+            splices: flags & 0b1_0000 != 0, // so it is a plain socket
         };
-        let kinds = [(); 2].map(|()| kind(bytes.next()));
+        let flags = [(); 2].map(|()| bytes.next());
+        let kinds = flags.map(kind);
+        let pipes = (1 << (flags[0] >> 5 << 1), usize::from(flags[1] >> 6));
         let rooms = [(); 2].map(|()| bytes.count());
         let preface = bytes.count() / 8;
         let scratch = 32 << (bytes.next() % 12);
@@ -93,7 +104,7 @@ impl Schedule {
         while !bytes.0.as_slice().is_empty() {
             steps.push(Step::decode(&mut bytes));
         }
-        Self { kinds, rooms, preface, scratch, steps }
+        Self { kinds, rooms, preface, scratch, pipes, steps }
     }
 
     fn play(&self) {
@@ -103,6 +114,8 @@ impl Schedule {
             match *step {
                 Step::Wire(end, happening) => game.happen(end, happening),
                 Step::Event(end, spurious) => game.tell(end, readiness(spurious)),
+                Step::Pipes(count) => game.pipes_left.store(count.into(), Relaxed),
+                Step::Pass(time) => game.now += time,
                 Step::Drive(budget) => game.drive(budget),
             }
             if game.is_over {
@@ -140,6 +153,8 @@ impl Step {
             14 => match bytes.next() {
                 0 => Happening::BecomeMute,
                 1 => Happening::TakeNothing,
+                byte @ 2..6 => return Self::Pipes(byte - 2),
+                6..20 => return Self::Pass(Duration::from_millis(1100)),
                 _ => Happening::Send(1),
             },
             15 => return Self::Event(end, bytes.next()),
@@ -174,11 +189,36 @@ impl Drop for TellIfItFails<'_> {
     }
 }
 
+/// So many pipes more can be made.
+struct FewPipes {
+    capacity: usize,
+    left: Arc<AtomicUsize>,
+}
+
+impl PipeSystem for FewPipes {
+    fn is_safe(&self) -> bool {
+        true
+    }
+
+    fn open(&self) -> Option<Box<dyn PipeEnds>> {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.left.fetch_update(Relaxed, Relaxed, one_less).ok()?;
+        Some(Box::new(SimulatedPipe::new(self.capacity)))
+    }
+
+    fn is_for_all(&self) -> bool {
+        true // schedules are too short for reads to grow
+    }
+}
+
 /// A pair with its wires, while a schedule is played.
 struct Game {
     wires: Arc<Mutex<Wires>>,
     duplex: Duplex,
     scratch: Vec<u8>,
+    pipes: Pipes,
+    pipes_left: Arc<AtomicUsize>,
+    pipe_capacity: usize,
     now: Instant,
     is_over: bool,
 }
@@ -191,11 +231,15 @@ impl Game {
             Arc::new(Mutex::new(Wires { ends: [client, backend], preface: schedule.preface }));
         let side = |end| Side::new(Box::new(Socket::new(wires.clone(), end)));
         let now = Instant::now();
+        let (capacity, left) = (schedule.pipes.0, Arc::new(AtomicUsize::new(schedule.pipes.1)));
         let preface = PREFACE[..schedule.preface as usize].to_vec();
         Self {
             duplex: Duplex::new(side(CLIENT), side(BACKEND), preface, now),
             wires,
             scratch: vec![0; schedule.scratch],
+            pipes: Pipes::new(Some(Box::new(FewPipes { capacity, left: left.clone() }))),
+            pipes_left: left,
+            pipe_capacity: capacity,
             now,
             is_over: false,
         }
@@ -239,7 +283,7 @@ impl Game {
                 wire.read
             })
         };
-        let progress = self.duplex.drive(&mut self.scratch, budget, self.now);
+        let progress = self.duplex.drive(&mut self.scratch, &mut self.pipes, budget, self.now);
         let wires = &lock(&self.wires);
         let read = [CLIENT, BACKEND].map(|end| wires.ends[end].read - read_before[end]);
         let [client, backend] = &wires.ends;
@@ -248,7 +292,9 @@ impl Game {
             (backend.written, client.written)
         );
         if !client.has_told && !backend.has_told {
-            let most = (budget + 2 * self.scratch.len()) as u64; // the last of a stream is read ahead
+            // The last of a stream is read ahead.
+            let largest = self.scratch.len().max(self.pipe_capacity) + self.scratch.len();
+            let most = (budget + largest) as u64;
             assert!(
                 read.iter().all(|read| *read < most),
                 "C6.6: {read:?} bytes, {budget} allowed: {wires:?}"

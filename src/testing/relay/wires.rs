@@ -5,6 +5,8 @@
 //! notice in the call that does it.
 
 use std::io::{self, ErrorKind};
+#[cfg(unix)]
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use mio::{Interest, Registry, Token};
@@ -30,6 +32,8 @@ pub(crate) struct Kind {
     pub(crate) is_bell: bool,
     /// Bytes that were written go out when they are flushed.
     pub(crate) holds_back: bool,
+    /// Bulk may be spliced from it and to it.
+    pub(crate) splices: bool,
 }
 
 /// One socket and its peer. Bytes are numbered from the first in their direction, which also says what they are.
@@ -292,6 +296,14 @@ pub(crate) fn lock(wires: &Mutex<Wires>) -> MutexGuard<'_, Wires> {
 
 impl io::Read for Socket {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.take(room, false)
+    }
+}
+
+impl Socket {
+    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and says that there is nothing more
+    /// where a read would tell of an end.
+    fn take(&mut self, room: &mut [u8], by_splicing: bool) -> io::Result<usize> {
         let mut wires = self.lock();
         assert!(!room.is_empty(), "a read without room cannot tell an end");
         if !wires.ends[self.end].end_was_told {
@@ -308,24 +320,24 @@ impl io::Read for Socket {
         }
         let place = wire.read;
         let until = wire.mark.filter(|mark| *mark > place).unwrap_or(wire.sent);
-        let count = (until - place).min(room.len() as u64);
+        let stops = by_splicing && wire.kind.drained_by_short_reads && wire.mark == Some(place);
+        let count = if stops { 0 } else { (until - place).min(room.len() as u64) };
         if count > 0 {
-            let count =
-                if wire.kind.drained_by_short_reads { count } else { count.min(wire.most()) };
+            let is_whole = wire.kind.drained_by_short_reads && !by_splicing;
+            let count = if is_whole { count } else { count.min(wire.most()) };
             wire.idle_calls = 0;
             room[..count as usize]
                 .copy_from_slice(&SENT[self.end][place as usize..][..count as usize]);
             wire.read += count;
             let is_short = count < room.len() as u64;
-            wire.read_is_blocked |=
-                wire.kind.drained_by_short_reads && is_short && !wire.has_something_to_read();
+            wire.read_is_blocked |= is_whole && is_short && !wire.has_something_to_read();
             return Ok(count as usize);
         }
         if let Some(error) = wire.error.take() {
             return wire.tell(error);
         }
         if wire.is_finished || wire.is_dead {
-            wire.end_was_read = wire.is_finished && !wire.has_told;
+            wire.end_was_read = wire.is_finished && !wire.has_told && !by_splicing;
             return Ok(0);
         }
         wire.block_read()
@@ -408,6 +420,16 @@ impl Stream for Socket {
 
     fn drop_closes(&self) -> bool {
         self.lock().ends[self.end].kind.drop_closes
+    }
+
+    #[cfg(unix)]
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.lock().ends[self.end].kind.splices.then(crate::testing::pipes::any_fd)
+    }
+
+    fn simulate_splice(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        assert!(self.lock().ends[self.end].kind.splices, "it cannot be spliced");
+        self.take(room, true)
     }
 
     fn translate(&self, event: Readiness) -> Readiness {

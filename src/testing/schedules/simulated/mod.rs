@@ -17,7 +17,7 @@ use mio::{Poll, Token};
 use self::event_queue::EventQueue;
 use self::host::{Host, LIMITS, SHORTAGE_PAUSE};
 use self::network::{Connect, Dial, Network, Socket};
-use self::wire::{SimulatedListener, Witness, World};
+use self::wire::{SimulatedListener, SimulatedPipes, Witness, World};
 use super::steps::{Action, Change, Happening, Schedule, Setting, Step};
 use super::tally::tally;
 use crate::control::{Control, Update};
@@ -26,6 +26,7 @@ use crate::event_loop::{BYTES_PER_DIRECTION, Batch, Completeness, Config, EventL
 use crate::net::{Address, Readiness, SocketOptions};
 use crate::pool::{Ejection, PickSettings, Pool};
 use crate::random::Random;
+use crate::relay::Pipes;
 use crate::stats::Stats;
 use crate::sync::Waker;
 
@@ -86,6 +87,7 @@ impl Player {
             max_connections: setting.max_connections,
             buffer_size: setting.buffer_size,
             socket_options: SocketOptions::default(),
+            splice: true,
         };
         let ejection = Ejection { failures: setting.ejecting_failures, ..Ejection::default() };
         let pick = PickSettings { policy: setting.policy, ejection, ..PickSettings::default() };
@@ -97,8 +99,10 @@ impl Player {
             Pool::new(pick, Random::new(0)),
             Box::new(Witness(world.clone())),
         );
+        let mut event_loop = event_loop.unwrap();
+        event_loop.simulate_pipes(Pipes::new(Some(Box::new(SimulatedPipes(world.clone())))));
         Self {
-            event_loop: event_loop.unwrap(),
+            event_loop,
             control: Control::new(
                 sender,
                 Address::Other("listener".into()),

@@ -92,6 +92,8 @@ pub(super) struct Socket {
     pub(super) translates: bool,
     /// Whether to drop it takes it off the event queue, and ends its stream.
     pub(super) drop_closes: bool,
+    /// Whether pipes can be filled from it and drained into it.
+    pub(super) splices: bool,
     pub(super) token: Option<Token>,
     /// What an event is going to tell, and since when at the latest.
     pub(super) event: Readiness,
@@ -227,6 +229,7 @@ impl Network {
             short_reads_drain: self.one_in(2),
             translates: self.one_in(4),
             drop_closes: self.one_in(2),
+            splices: self.one_in(2),
             token: None,
             event: Readiness::default(),
             event_since: None,

@@ -15,7 +15,11 @@ use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
 use crate::net::{Address, Listener, Readiness, Stream};
 use crate::observer::{AttemptFailed, Client, Connected, Ended, Observer};
+use crate::relay::{PipeEnds, PipeSystem};
 use crate::stats::Applied;
+use crate::testing::pipes::SimulatedPipe;
+#[cfg(unix)]
+use crate::testing::pipes::any_fd;
 
 /// The network and the host, shared by all that takes part in a schedule.
 #[derive(Clone)]
@@ -45,23 +49,36 @@ impl Wire {
 
 impl Read for Wire {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.take(room, false)
+    }
+}
+
+impl Wire {
+    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and leaves it to a read to tell of an
+    /// end.
+    fn take(&mut self, room: &mut [u8], by_splicing: bool) -> io::Result<usize> {
         let mut world = self.lock();
         let (network, host) = &mut *world;
         let partner = host.judge_transfer(self.socket, network);
         if let Some(err) = network.mishap_of(self.socket) {
             return Err(err);
         }
-        let is_partial = !network.sockets[self.socket].short_reads_drain && network.one_in(4);
+        let short_reads_drain = network.sockets[self.socket].short_reads_drain;
+        let is_partial = (by_splicing || !short_reads_drain) && network.one_in(4);
         let most = if is_partial { network.a_part() } else { usize::MAX };
         let is_first_end = !network.sockets[partner].end_was_read;
         let (setting, now) = (network.setting, network.now);
         let socket = &mut network.sockets[self.socket];
         let available = socket.mark.unwrap_or(socket.sent) - socket.read;
+        let stops = by_splicing && short_reads_drain;
+        if available == 0 && by_splicing && (stops || socket.mark.is_none()) {
+            return socket.splice_nothing();
+        }
         if available == 0 && socket.mark.is_none() {
             return socket.read_nothing(is_first_end, now);
         }
         let mut len = available.min(room.len()).min(most);
-        if socket.mark.is_some() && len == available {
+        if socket.mark.is_some() && len == available && !stops {
             socket.mark = None; // a read stops here, and the next one goes on
             if len == 0 {
                 len = (socket.sent - socket.read).min(room.len());
@@ -78,6 +95,15 @@ impl Read for Wire {
 }
 
 impl Socket {
+    /// What comes of filling a pipe when there is nothing to fill it with.
+    fn splice_nothing(&mut self) -> io::Result<usize> {
+        match self.error.take() {
+            Some(error) => Err(error.into()),
+            None if self.is_broken || self.has_ended => Ok(0),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// What a read returns when no bytes are left.
     fn read_nothing(&mut self, is_first_end: bool, now: std::time::Instant) -> io::Result<usize> {
         if let Some(error) = self.error.take() {
@@ -256,6 +282,15 @@ impl Stream for Wire {
     fn drop_closes(&self) -> bool {
         self.lock().0.sockets[self.socket].drop_closes
     }
+
+    #[cfg(unix)]
+    fn splice_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.lock().0.sockets[self.socket].splices.then(any_fd)
+    }
+
+    fn simulate_splice(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.take(room, true)
+    }
 }
 
 impl Source for Wire {
@@ -335,6 +370,29 @@ impl Drop for Wire {
     }
 }
 
+/// Pipes that take as much as is read at once, if there is one to be had.
+pub(super) struct SimulatedPipes(pub(super) World);
+
+impl PipeSystem for SimulatedPipes {
+    fn is_safe(&self) -> bool {
+        !self.0.lock().0.one_in(20)
+    }
+
+    fn open(&self) -> Option<Box<dyn PipeEnds>> {
+        let network = &mut self.0.lock().0;
+        let has_one = network.take_descriptor().is_ok() && !network.one_in(10);
+        has_one.then(|| Box::new(SimulatedPipe::new(network.setting.buffer_size)) as _)
+    }
+
+    fn note_closed(&self) {
+        self.0.lock().0.paused_until = None; // there is room again
+    }
+
+    fn is_for_all(&self) -> bool {
+        true // schedules are too short for reads to grow
+    }
+}
+
 /// The listener.
 pub(super) struct SimulatedListener(pub(super) World);
 
@@ -351,8 +409,9 @@ impl Listener for SimulatedListener {
         assert!(network.accepts_in_turn <= ACCEPTS_PER_TURN, "more than a turn has time for");
         assert!(!host.is_shut_down && !host.is_closed_to_clients, "accepted in the end");
         let is_waiting = |socket: usize| {
-            let Socket { lacks_descriptor, began, .. } = network.sockets[socket];
-            lacks_descriptor && began + LIMITS.dial_limit > network.now
+            let Socket { lacks_descriptor, began, ref busy, .. } = network.sockets[socket];
+            // One that has met a busy backend may wait for that instead.
+            lacks_descriptor && busy.is_empty() && began + LIMITS.dial_limit > network.now
         };
         assert!(!network.live().any(is_waiting), "accepted before others are served");
         if network.backlog.is_empty() {
