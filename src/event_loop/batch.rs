@@ -43,7 +43,8 @@ pub(crate) struct CompleteUntil {
 
 struct Round {
     began: Instant,
-    events: usize,
+    /// How many events are still to come: as many as there were sources when it began.
+    left: usize,
 }
 
 impl CompleteUntil {
@@ -58,9 +59,9 @@ impl CompleteUntil {
         match completeness {
             Completeness::Complete => *self = Self { time: Some(poll_began), round: None },
             Completeness::Full => {
-                let round = self.round.get_or_insert(Round { began: poll_began, events: 0 });
-                round.events += events;
-                if round.events >= sources {
+                let round = self.round.get_or_insert(Round { began: poll_began, left: sources });
+                round.left = round.left.saturating_sub(events);
+                if round.left == 0 {
                     *self = Self { time: Some(round.began), round: None };
                 }
             }
@@ -99,6 +100,15 @@ mod tests {
         assert_eq!(complete_until(&[(Complete, 3), (Interrupted, 0)], 10), Some(1));
         assert_eq!(complete_until(&[(Complete, 3), (Full, 4)], 10), Some(1));
         assert_eq!(complete_until(&[(Full, 4), (Complete, 3)], 10), Some(2));
+    }
+
+    #[test]
+    fn c7_5_sources_that_are_closed_meanwhile_do_not_stand_for_others_that_are_still_to_come() {
+        let (start, mut complete) = (Instant::now(), CompleteUntil::default());
+        for (sources, is_complete) in [(12, false), (8, false), (4, true)] {
+            complete.note(start, Full, 4, sources);
+            assert_eq!(complete.time().is_some(), is_complete, "{sources}");
+        }
     }
 
     #[test]

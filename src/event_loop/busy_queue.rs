@@ -11,30 +11,29 @@ use crate::pool::{Id, Target};
 /// How long to wait before a busy target is tried again. No event tells when it has room.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// The waiting pairs by target, in order of arrival. Some may have been closed since.
+/// The waiting pairs by target, in the order of their clients' ids, which is that of their arrival.
+/// Some may have been closed since.
 #[derive(Default)]
 pub(crate) struct BusyQueue {
-    waiting: IndexMap<Id<Target>, VecDeque<PairToken>>,
+    waiting: IndexMap<Id<Target>, VecDeque<(u64, PairToken)>>,
     /// The targets that are still to be tried in this round.
     due: VecDeque<Id<Target>>,
     retry_at: Option<Instant>,
 }
 
 impl BusyQueue {
-    pub(crate) fn push_back(&mut self, target: Id<Target>, pair: PairToken, now: Instant) {
-        self.waiting.entry(target).or_default().push_back(pair);
+    pub(crate) fn push(&mut self, target: Id<Target>, client: u64, pair: PairToken, now: Instant) {
+        let pairs = self.waiting.entry(target).or_default();
+        let place = pairs.partition_point(|(earlier, _)| *earlier < client);
+        pairs.insert(place, (client, pair));
         self.retry_at.get_or_insert(now + RETRY);
     }
 
-    /// Moves a pair to the front that has just been pushed to the back: its target is still busy.
-    /// Returns whether it was.
-    pub(crate) fn restore_front(&mut self, target: Id<Target>, pair: PairToken) -> bool {
-        let pairs = self.waiting.entry(target).or_default();
-        let is_back = pairs.back() == Some(&pair);
-        if is_back {
-            pairs.rotate_right(1);
+    /// Has all targets tried without a delay.
+    pub(crate) fn retry_now(&mut self, now: Instant) {
+        if !self.waiting.is_empty() {
+            self.retry_at = Some(now);
         }
-        is_back
     }
 
     /// Takes the target that is to be tried next, if the time has come.
@@ -55,12 +54,13 @@ impl BusyQueue {
 
     /// Takes the pair that has waited longest for a target.
     pub(crate) fn pop_front(&mut self, target: Id<Target>) -> Option<PairToken> {
-        self.waiting.get_mut(&target)?.pop_front()
+        Some(self.waiting.get_mut(&target)?.pop_front()?.1)
     }
 
     /// Takes all pairs.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = PairToken> + use<> {
-        std::mem::take(self).waiting.into_values().flatten()
+        let waiting = std::mem::take(self).waiting.into_values().flatten();
+        waiting.map(|(_, pair)| pair)
     }
 
     /// Returns when to look for targets that are due.

@@ -21,6 +21,8 @@ use crate::time::after;
 
 /// How many dials a turn begins at most for clients accepted earlier.
 pub(super) const DIALS_PER_TURN: usize = 64;
+/// How many of them are at most of clients that waited for busy targets.
+const BUSY_DIALS_PER_TURN: usize = DIALS_PER_TURN / 2;
 
 /// The shortest time that an attempt gets to connect, unless `connect_timeout` is shorter: enough for
 /// a lost SYN to be sent again, which Linux does after one second.
@@ -30,6 +32,8 @@ const SHORTEST_SHARE: Duration = Duration::from_secs(2);
 enum Step {
     /// There is nothing to do until an event or a timeout.
     Wait(Phase),
+    /// A dial is in flight.
+    Begun(Connecting),
     /// There is more to do, in a later turn, since each dial costs time.
     Retry(Phase),
     /// No descriptor is left to dial with.
@@ -95,23 +99,23 @@ impl EventLoop {
     /// Has clients that wait for busy targets pick anew: of each target the first, and more as long
     /// as it takes them.
     pub(super) fn retry_busy(&mut self, now: Instant) {
+        let mut dials = self.budget.dials.min(BUSY_DIALS_PER_TURN);
         while let Some(target) = self.busy_queue.next_due(now) {
-            while self.budget.dials > 0 {
+            let mut has_room = true;
+            while has_room && dials > 0 {
                 let Some(token) = self.busy_queue.pop_front(target) else { break };
                 let is_waiting = self.pairs.find(token).is_some_and(|pair| pair.awaits_busy());
                 if !is_waiting {
                     continue;
                 }
-                self.budget.dials -= 1;
+                (dials, self.budget.dials) = (dials - 1, self.budget.dials - 1);
                 self.step(token.slot, now, |dialler, _| {
                     dialler.tried.forget_busy();
                     dialler.advance(Phase::Pick)
                 });
-                if self.busy_queue.restore_front(target, token) {
-                    break; // it is still busy
-                }
+                has_room = self.pairs.find(token).is_some_and(|pair| pair.is_connecting());
             }
-            if self.budget.dials == 0 {
+            if dials == 0 {
                 return self.busy_queue.put_back(target);
             }
         }
@@ -144,13 +148,20 @@ impl EventLoop {
         let is_retried = matches!(step, Step::Retry(_));
         let phase = match step {
             Step::Wait(phase) | Step::Retry(phase) => phase,
+            Step::Begun(connecting) => {
+                if !tried.busy().is_empty() {
+                    // It has found a target with room, maybe for others too.
+                    self.busy_queue.retry_now(now);
+                }
+                Phase::Connecting(connecting)
+            }
             Step::AwaitDescriptor(candidate, err) => {
                 self.fd_waiters.push_back(token);
                 self.acceptor.pause(err, now);
                 Phase::AwaitDescriptor(Some(candidate))
             }
             Step::AwaitBusy(target) => {
-                self.busy_queue.push_back(target, token, now);
+                self.busy_queue.push(target, client.id, token, now);
                 Phase::AwaitBusy
             }
             Step::Connected { assignment, backend, preface } => {
@@ -256,9 +267,10 @@ impl Dialler<'_> {
                 let give_up_at = after(self.now, self.share(&candidate));
                 let has_event = false;
                 let dial = Connecting { backend, preface, candidate, give_up_at, has_event };
-                Step::Wait(Phase::Connecting(dial))
+                Step::Begun(dial)
             }
             Err(err) if net::is_shortage(&err) => {
+                self.cx.pool.give_up_probe(&mut candidate.assignment);
                 if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
                     warn!("cannot dial for now: {err}{suppressed}");
                 }

@@ -59,6 +59,14 @@ impl Pair {
         matches!(dialling.phase, Phase::AwaitBusy)
     }
 
+    /// Returns whether a dial is in flight for it, or was answered.
+    pub(crate) fn is_connecting(&self) -> bool {
+        match &self.stage {
+            Stage::Dialling(dialling) => matches!(dialling.phase, Phase::Connecting(_)),
+            Stage::Relaying(_) => true,
+        }
+    }
+
     /// Returns which of its timeouts has fired by now.
     pub(crate) fn timeout(&self, limits: &Limits, now: Instant) -> Option<Timeout> {
         match &self.stage {

@@ -17,6 +17,8 @@ use super::token::{MAX_PAIRS, PairToken};
 pub(crate) struct PairTable {
     slots: Slab<Slot>,
     queues: [VecDeque<usize>; Queue::COUNT],
+    /// How many slots have left each queue up to now.
+    dequeued: [u64; Queue::COUNT],
     vacated: Vec<usize>,
     /// The most slots that were taken at a time since memory was last freed.
     peak: usize,
@@ -30,6 +32,10 @@ const SMALL: usize = 256;
 pub(crate) enum Queue {
     /// An event has made it ready.
     Ready,
+    /// An event tells of a failure, or that both its peers' streams have ended.
+    Failing,
+    /// An event is of its dial.
+    Connect,
     /// It had more to move than fits in a turn.
     Unfinished,
     /// Its client is to be given a backend.
@@ -37,8 +43,14 @@ pub(crate) enum Queue {
 }
 
 impl Queue {
-    const COUNT: usize = 3;
+    const COUNT: usize = 5;
+    /// Those that events lead to.
+    const OF_EVENTS: [Self; 3] = [Self::Ready, Self::Failing, Self::Connect];
 }
+
+/// A place in the queues that events lead to: behind what is in them now.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark([u64; Queue::OF_EVENTS.len()]);
 
 struct Slot {
     token: PairToken,
@@ -125,10 +137,25 @@ impl PairTable {
         self.queues[queue as usize].len()
     }
 
+    /// Marks the ends of the queues that events lead to.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(
+            Queue::OF_EVENTS
+                .map(|queue| self.dequeued[queue as usize] + self.queue_len(queue) as u64),
+        )
+    }
+
+    /// Returns whether all that was in those queues at the time of a mark has left them.
+    pub(crate) fn has_passed(&self, mark: Mark) -> bool {
+        let mut ends = Queue::OF_EVENTS.iter().zip(mark.0);
+        ends.all(|(queue, end)| self.dequeued[*queue as usize] >= end)
+    }
+
     /// Takes the next slot from a queue. Slots that have been vacated are skipped, so that they do
     /// not cost others their turn.
     pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<usize> {
         while let Some(slot) = self.queues[queue as usize].pop_front() {
+            self.dequeued[queue as usize] += 1;
             let entry = &mut self.slots[slot];
             entry.is_queued = false;
             if entry.pair.is_some() {

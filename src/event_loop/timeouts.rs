@@ -3,14 +3,38 @@
 use std::time::Instant;
 
 use super::pair::Timeout;
+use super::pair_table::{Mark, PairTable};
 use super::{EventLoop, RunState};
 use crate::stats::EndReason;
 
 /// How many timeouts a turn handles at most.
 const TIMEOUTS_PER_TURN: usize = 256;
 
+/// The time up to which all events have been dealt with, besides read.
+#[derive(Default)]
+pub(super) struct ProcessedUntil {
+    time: Option<Instant>,
+    /// The next such time, and the events that are still to be dealt with.
+    next: Option<(Instant, Mark)>,
+}
+
+impl ProcessedUntil {
+    /// Looks what has been dealt with by now, and returns the time.
+    fn advance(&mut self, complete_until: Instant, pairs: &PairTable) -> Option<Instant> {
+        // The second time is for what was read in this turn.
+        for _ in 0..2 {
+            let (time, mark) = *self.next.get_or_insert_with(|| (complete_until, pairs.mark()));
+            if pairs.has_passed(mark) {
+                (self.time, self.next) = (Some(time), None);
+            }
+        }
+        self.time
+    }
+}
+
 impl EventLoop {
-    /// Handles the timeouts that were due by the time up to which events are complete.
+    /// Handles the timeouts that were due by the time up to which events are complete. The limit of
+    /// a drain ends pairs whatever they do: not before all events until then have been dealt with.
     pub(super) fn handle_timeouts(&mut self, now: Instant) {
         let Some(complete_until) = self.complete_until.time() else { return };
         for _ in 0..TIMEOUTS_PER_TURN {
@@ -20,10 +44,12 @@ impl EventLoop {
                 self.check_timeout(slot, complete_until, now);
             }
         }
-        if self.cx.pool.next_drain_limit().is_some_and(|until| until <= complete_until) {
-            self.end_drained(complete_until, now);
+        let processed_until = self.processed_until.advance(complete_until, &self.pairs);
+        let Some(processed_until) = processed_until else { return };
+        if self.cx.pool.next_drain_limit().is_some_and(|until| until <= processed_until) {
+            self.end_drained(processed_until, now);
         }
-        if matches!(self.run_state, RunState::Draining { until, .. } if until <= complete_until) {
+        if matches!(self.run_state, RunState::Draining { until, .. } if until <= processed_until) {
             self.stop(EndReason::DrainLimit, now);
         }
     }

@@ -103,8 +103,8 @@ impl EventLoop {
     }
 
     /// Closes the pairs whose target's time to drain is over.
-    pub(super) fn end_drained(&mut self, complete_until: Instant, now: Instant) {
-        self.cx.pool.end_drains(complete_until);
+    pub(super) fn end_drained(&mut self, processed_until: Instant, now: Instant) {
+        self.cx.pool.end_drains(processed_until);
         let mut batch = ClosingBatch::default();
         for slot in self.pairs.slot_numbers() {
             let Some(Pair { stage, .. }) = self.pairs.get_mut(slot) else { continue };

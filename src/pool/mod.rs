@@ -379,30 +379,30 @@ impl Pool {
         usage.bytes_down += down;
     }
 
-    /// Counts off whatever was counted for an assignment. A probe that came to no verdict leaves
-    /// its place to the next client.
-    pub(crate) fn release(&mut self, assignment: Assignment) {
-        match assignment.state {
-            AssignmentState::Open => {
-                self.usage(&assignment).open -= 1;
-                self.count(assignment.target, |target| target.open -= 1);
+    /// Counts off whatever was counted for an assignment.
+    pub(crate) fn release(&mut self, mut assignment: Assignment) {
+        self.give_up_probe(&mut assignment);
+        if assignment.state == AssignmentState::Open {
+            self.usage(&assignment).open -= 1;
+            self.count(assignment.target, |target| target.open -= 1);
+        } else {
+            if let Some(member) = self.members.get_mut(assignment.member) {
+                member.dialling -= 1;
             }
-            AssignmentState::Dialling => self.count_dialling_off(&assignment),
-            AssignmentState::Probing => {
-                self.count_dialling_off(&assignment);
-                let Some(id) = self.judged_member(&assignment) else { return };
-                if let Breaker::HalfOpen { ejections, .. } = self.members[id].breaker {
-                    self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: false });
-                }
-            }
+            self.count(assignment.target, |target| target.dialling -= 1);
         }
     }
 
-    fn count_dialling_off(&mut self, assignment: &Assignment) {
-        if let Some(member) = self.members.get_mut(assignment.member) {
-            member.dialling -= 1;
+    /// If a dial is a probe that comes to no verdict for now, leaves its place to the next client.
+    pub(crate) fn give_up_probe(&mut self, assignment: &mut Assignment) {
+        if assignment.state != AssignmentState::Probing {
+            return;
         }
-        self.count(assignment.target, |target| target.dialling -= 1);
+        assignment.state = AssignmentState::Dialling;
+        let Some(id) = self.judged_member(assignment) else { return };
+        if let Breaker::HalfOpen { ejections, .. } = self.members[id].breaker {
+            self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: false });
+        }
     }
 
     /// Counts the pairs of a target, and tells the policy if there is another number of them. Takes
@@ -563,12 +563,13 @@ impl Pool {
         }
         if !is_same {
             self.unname_target(target, &mut merge.unnamed);
-            self.members[id].breaker = Breaker::default();
-            self.members[id].last_error = None;
         }
-        // A target that was closed on the way has lost its id, though it is named again.
+        // A target that was closed on the way has lost its id, though it is named again. Nothing of
+        // what was dialled before is a verdict on it: a probe would be waited for in vain.
         if !is_same || !self.targets.contains(target) {
-            self.members[id].target = self.name_target(entry);
+            let target = self.name_target(entry);
+            let member = &mut self.members[id];
+            (member.target, member.breaker, member.last_error) = (target, Breaker::default(), None);
         }
         self.members[id].entry = entry.clone();
         self.order.push(id);

@@ -46,7 +46,7 @@ impl Tried {
     }
 
     /// Returns the backends that were busy.
-    pub(super) fn busy(&self) -> &[Arc<Entry>] {
+    pub(crate) fn busy(&self) -> &[Arc<Entry>] {
         &self.busy
     }
 

@@ -99,6 +99,13 @@ fn busy() -> io::Result<Script> {
     Err(ErrorKind::WouldBlock.into())
 }
 
+fn slot_of(seen: &Seen) -> usize {
+    match Source::from(seen.token().unwrap()) {
+        Source::Pair(pair, _) => pair.slot,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// How long after it was found to be busy a backend is tried again.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -127,10 +134,6 @@ fn c5_6_clients_wait_for_a_busy_backend_in_order_and_at_most_for_the_dial_limit(
     rig.pass(RETRY); // the first is still told that it is busy
     assert_eq!(a.dialled().len(), 0);
     rig.pass(RETRY);
-    let slot_of = |seen: &Seen| match Source::from(seen.token().unwrap()) {
-        Source::Pair(pair, _) => pair.slot,
-        other => panic!("{other:?}"),
-    };
     assert_eq!(a.dialled().iter().map(slot_of).collect::<Vec<_>>(), [0, 1, 2]);
 
     let always = (0..10_000).fold(Scripted::new("b"), |b, _| b.then(busy()));
@@ -155,6 +158,24 @@ fn c5_6_one_busy_target_does_not_hold_up_the_clients_of_another() {
 }
 
 #[test]
+fn c5_6_though_several_targets_are_busy_few_are_asked_again_and_the_order_stays() {
+    let always = |name| (0..10_000).fold(Scripted::new(name), |backend, _| backend.then(busy()));
+    let (a, b) = (always("a"), always("b"));
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    (0..300).for_each(|_| drop(rig.client(Script::new())));
+    let left = |backend: &Scripted| backend.dials.lock().unwrap().len();
+    let before = left(&a) + left(&b);
+    rig.pass(RETRY);
+    let dials = before - left(&a) - left(&b);
+    assert!(dials <= 4, "{dials} dials: of the first of each target, at both");
+    b.dials.lock().unwrap().clear();
+    rig.pass(RETRY);
+    assert_eq!(b.dialled().len(), 300);
+    let clients = b.dialled().iter().map(slot_of).collect::<Vec<_>>();
+    assert!(clients.is_sorted(), "not in order: {clients:?}");
+}
+
+#[test]
 fn c5_6_a_client_of_a_busy_backend_that_was_removed_is_refused_if_there_is_no_other() {
     let a = (0..10).fold(Scripted::new("a"), |a, _| a.then(busy()));
     let mut rig = Rig::new(&[("a", &a)]);
@@ -162,6 +183,43 @@ fn c5_6_a_client_of_a_busy_backend_that_was_removed_is_refused_if_there_is_no_ot
     rig.update(&[]);
     assert_eq!(rig.notes.take(), ["0 ended: no backend"]);
     assert!(client.is_dropped());
+}
+
+/// A backend that has been ejected and is probed next, beside another.
+fn half_open() -> (Rig, Scripted, Scripted) {
+    let a = (0..3).fold(Scripted::new("a"), |a, _| a.then(refused()));
+    let b = Scripted::new("b");
+    let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
+    (0..6).for_each(|_| drop(rig.client(Script::new())));
+    rig.pass(SECOND);
+    assert!(rig.event_loop.stats(rig.now).backends[0].half_open);
+    (rig, a, b)
+}
+
+#[test]
+fn c5_5_a_backend_is_probed_anew_though_its_last_probe_was_cancelled_by_an_update() {
+    for is_merged in [false, true] {
+        let (mut rig, a, b) = half_open();
+        (0..2).for_each(|_| drop(rig.client(Script::new())));
+        assert_eq!(a.dialled().len(), 1, "the probe");
+        drop(rig.submit(&[("b", &b)]));
+        if !is_merged {
+            rig.settle(COMMANDED);
+        }
+        rig.update(&[("a", &a), ("b", &b)]);
+        (0..10).for_each(|_| drop(rig.client(Script::new())));
+        assert!(a.dialled().len() > 1, "merged {is_merged}");
+    }
+}
+
+#[test]
+fn c5_5_a_probe_that_waits_for_a_descriptor_leaves_its_place_to_others() {
+    let (mut rig, a, _) = half_open();
+    a.dials.lock().unwrap().push_back(Err(shortage()));
+    (0..2).for_each(|_| drop(rig.client(Script::new())));
+    assert!(rig.event_loop.cx.pool.has_candidate(&mut crate::pool::Tried::default()));
+    rig.pass(SECOND);
+    assert!(!a.dialled().is_empty(), "the next client probes it");
 }
 
 #[test]

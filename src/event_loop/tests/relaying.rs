@@ -160,8 +160,8 @@ fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
     let spurious: Vec<_> =
         backend.dialled().iter().map(|seen| (seen.token().unwrap(), READABLE)).collect();
     let next = rig.turn(&spurious);
-    let left = rig.event_loop.pairs.queue_len(Queue::Ready);
-    assert!((1..=1400).contains(&left), "{left} are left");
+    let left = rig.event_loop.pairs.queue_len(Queue::Connect);
+    assert!((1..=1450).contains(&left), "{left} are left");
     assert_eq!(next, Some(rig.now), "the rest needs no event");
 }
 
@@ -186,4 +186,43 @@ fn c6_5_a_pair_that_a_full_turn_has_left_unread_is_not_idle() {
     assert_eq!(last.written(), b"", "the turn was not full");
     rig.settle(&[]);
     assert_eq!((last.written().len(), last.is_dropped()), (1, false));
+}
+
+/// How many turns a message waits behind 2,000 events of one kind, of which the loop reads half.
+fn turns_behind(failing: impl Fn(&mut Rig, &[Seen]) -> Readiness) -> usize {
+    const CROWD: usize = 2000;
+    let (a, b) = (Scripted::new("a"), Scripted::new("b").then(connects()));
+    let mut rig = Rig::new(&[("b", &b)]);
+    let (client, server) = rig.pair(Script::new(), &b);
+    rig.update(&[("b", &b), ("a", &a)]);
+    b.dials.lock().unwrap().extend((0..CROWD).map(|_| refused()));
+    a.dials.lock().unwrap().extend((0..CROWD).map(|_| connects()));
+    rig.clients.lock().unwrap().extend((0..CROWD).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    let dialled = a.dialled();
+    let readiness = failing(&mut rig, &dialled);
+    let mut events: Vec<_> =
+        dialled.iter().map(|seen| (seen.token().unwrap(), readiness)).collect();
+    server.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
+    events.insert(CROWD / 2, (server.token().unwrap(), READABLE));
+    rig.turn(&events);
+    let mut turns = 1;
+    while client.written().is_empty() {
+        rig.turn(&[]);
+        turns += 1;
+    }
+    turns
+}
+
+#[test]
+fn c3_4_a_message_does_not_wait_for_the_relays_and_dials_that_fail_at_the_same_time() {
+    let writable = Readiness { writable: true, ..Readiness::default() };
+    assert_eq!(turns_behind(|_, _| writable), 1, "behind dials");
+    let behind_relays = turns_behind(|rig, dialled| {
+        let events: Vec<_> = dialled.iter().map(|seen| (seen.token().unwrap(), writable)).collect();
+        rig.settle(&events);
+        dialled.iter().for_each(|seen| seen.then_error(ErrorKind::ConnectionReset));
+        Readiness { readable: true, error: true, ..writable }
+    });
+    assert_eq!(behind_relays, 1, "behind relays");
 }

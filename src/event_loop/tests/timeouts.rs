@@ -214,3 +214,26 @@ fn c6_4_an_end_that_is_read_after_an_error_is_none() {
     rig.event(&server, Readiness { error: true, read_closed: true, ..READABLE });
     assert!(client.is_aborted() && !client.is_shut() && client.written() == b"answer");
 }
+
+#[test]
+fn c7_5_the_limit_of_a_drain_ends_no_pair_whose_event_was_read_and_not_dealt_with() {
+    for is_whole in [false, true] {
+        let a = (0..600).fold(Scripted::new("a"), |a, _| a.then(connects()));
+        let mut rig = Rig::new(&[("a", &a)]);
+        let pairs: Vec<_> = (0..600).map(|_| rig.pair(Script::new(), &a)).collect();
+        if is_whole {
+            rig.control.drain(9 * SECOND).unwrap();
+        } else {
+            drop(
+                rig.control.update_draining(crate::backend::BackendSet::new(), 9 * SECOND).unwrap(),
+            );
+        }
+        rig.settle(COMMANDED);
+        let clients: Vec<_> = pairs.iter().map(|(client, _)| client.clone()).collect();
+        let events = send(&clients);
+        rig.now += 9 * SECOND;
+        rig.settle(&events);
+        assert!(pairs.iter().all(|(_, server)| server.written() == b"x"), "whole {is_whole}");
+        assert!(clients.iter().all(Seen::is_dropped));
+    }
+}

@@ -354,3 +354,27 @@ fn c3_10_pairs_that_are_dropped_with_the_loop_are_cut() {
     drop(rig.event_loop);
     assert!(client.is_aborted() && server.is_aborted());
 }
+
+#[test]
+fn c3_3_an_update_is_reported_however_many_pairs_end_in_each_turn() {
+    let Removal { mut rig, b, update, .. } = removal_of_a_crowd();
+    let mut events = COMMANDED.to_vec();
+    let mut turns = 0;
+    while update.try_wait().unwrap().is_none() {
+        turns += 1;
+        assert!(turns < 50, "starved");
+        let end = || Ok(Script::new().reads([Act::End]));
+        b.dials.lock().unwrap().extend((0..accept::ACCEPTS_PER_TURN).map(|_| end()));
+        rig.clients.lock().unwrap().extend((0..accept::ACCEPTS_PER_TURN).map(|_| end()));
+        events.push((token::LISTENER, READABLE));
+        let dialled_before = b.dialled().len();
+        rig.turn(&events);
+        events.clear();
+        let ready = |seen: &Seen| {
+            let backend = seen.token().unwrap();
+            let ended = Readiness { read_closed: true, ..Readiness::READ_WRITE };
+            [(backend, Readiness::READ_WRITE), (Token(backend.0 & !1), ended)]
+        };
+        events.extend(b.dialled()[dialled_before..].iter().flat_map(ready));
+    }
+}
