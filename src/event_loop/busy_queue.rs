@@ -26,8 +26,8 @@ impl BusyQueue {
         self.retry_at.get_or_insert(now + RETRY);
     }
 
-    /// Moves a pair to the front that has just been pushed to the back: its target is still busy.
-    /// Returns whether it was.
+    /// Moves a pair to the front if it has just been pushed to the back, which means that its
+    /// target is still busy. Returns whether it was.
     pub(crate) fn restore_front(&mut self, target: Id<Target>, pair: PairToken) -> bool {
         let pairs = self.waiting.entry(target).or_default();
         let is_back = pairs.back() == Some(&pair);
@@ -37,7 +37,7 @@ impl BusyQueue {
         is_back
     }
 
-    /// Takes the target that is to be tried next, if the time has come.
+    /// Takes the target to try next, if any is due.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<Id<Target>> {
         if self.due.is_empty() {
             self.retry_at.filter(|at| *at <= now)?;
@@ -48,7 +48,7 @@ impl BusyQueue {
         self.due.pop_front()
     }
 
-    /// Has a target tried before the others of this round: the turn's budget is spent.
+    /// Puts a target back, to be tried first in the next turn: the budget of this one is spent.
     pub(crate) fn put_back(&mut self, target: Id<Target>) {
         self.due.push_front(target);
     }

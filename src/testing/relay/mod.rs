@@ -1,6 +1,6 @@
 //! Schedules of all that can happen to a connected pair, played against its relay, with a model that says what must hold.
 //!
-//! A schedule is made of bytes: random ones in the unit test, those that a fuzzer thinks of in `fuzz/`. The
+//! A schedule is made of bytes: random ones in the unit test, those that a fuzzer thinks of in `tests/fuzz/`. The
 //! [`wires`] judge every call by itself; here is judged what comes of them: that nothing is forgotten that could go
 //! on, that the pair is over when and only when it has to be, for the right reason, and that nothing was lost.
 

@@ -205,7 +205,7 @@ impl Schedule {
 }
 
 impl Setting {
-    /// The most that is sent at once, lest many tiny reads and writes take for ever.
+    /// The most that is sent at once. Many tiny reads and writes would take too long.
     pub(crate) fn most(&self) -> usize {
         if self.trickles { 4000 } else { LARGEST.min(self.buffer_size * 2000) }
     }
