@@ -418,16 +418,17 @@ fn c1_5_a_change_of_weight_keeps_counters_and_the_breaker() {
 
 #[test]
 fn c2_4_a_client_that_tries_all_is_cheap_even_if_every_other_backend_is_ejected() {
+    const COUNT: u32 = 20_000;
     for policy in [Policy::RoundRobin, Policy::LeastConnections] {
         let ejection = Ejection { failures: 1, ..Ejection::default() };
         let settings = PickSettings { policy, ejection, ..PickSettings::default() };
         let mut rig = Rig::with(settings, 1, &[]);
-        let backend = |index: usize| {
+        let backend = |index: u32| {
             let addr = ([127, 1, (index >> 8) as u8, index as u8], 1).into();
             (format!("{index:05}"), TcpBackend::new(addr))
         };
-        let mut set: BackendSet = (0..10_000).map(backend).collect();
-        for index in 0..10_000 {
+        let mut set: BackendSet = (0..COUNT).map(backend).collect();
+        for index in 0..COUNT {
             set.set_weight(&format!("{index:05}"), index % 100 + 1);
         }
         rig.pool.replace(&PendingUpdate::new(set, Removal::Close), rig.now);
@@ -440,9 +441,9 @@ fn c2_4_a_client_that_tries_all_is_cheap_even_if_every_other_backend_is_ejected(
                 let has_failed = has_failed && count % 2 == 0;
                 rig.pool.backend_failed(assignment, has_failed, &mut tried, rig.now);
             }
-            assert_eq!(count, 10_000);
+            assert_eq!(count, COUNT);
         }
-        assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     }
 }
 

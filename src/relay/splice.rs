@@ -9,6 +9,9 @@ use crate::net;
 /// A reader that takes nothing for so long does not keep up. One that does takes half of what the
 /// kernel holds for it in that time.
 const STALL: Duration = Duration::from_millis(100);
+/// What is less is copied for less. Bulk comes in such pieces too, but not in so many in a row.
+const SMALL_FILL: usize = 16 << 10;
+const SMALL_FILLS_TO_END: u32 = 4;
 /// How many unsent bytes the kernel holds for a reader that keeps up. With the default of 128 KiB
 /// it takes what is spliced in small pieces, and pipes are left with bytes in them.
 const RAISED_MARK: u32 = 1 << 20;
@@ -22,6 +25,8 @@ pub(super) struct Splicing {
     /// Since when the sink has not taken any of them.
     blocked_since: Option<Instant>,
     has_stalled: bool,
+    /// How many times in a row little was there to fill the pipe with.
+    small_fills: u32,
     /// The sink's unsent mark, if it was raised.
     lower_mark: Option<u32>,
 }
@@ -47,7 +52,13 @@ impl Splicing {
             return None;
         }
         let lower_mark = net::raise_unsent_mark(to.stream(), RAISED_MARK);
-        Some(Box::new(Self { pipe: None, blocked_since: None, has_stalled: false, lower_mark }))
+        Some(Box::new(Self {
+            pipe: None,
+            blocked_since: None,
+            has_stalled: false,
+            small_fills: 0,
+            lower_mark,
+        }))
     }
 
     /// Fills a pipe from a source.
@@ -64,6 +75,7 @@ impl Splicing {
             }
             Some(len) => {
                 self.pipe = Some(pipe);
+                self.small_fills = if len < SMALL_FILL { self.small_fills + 1 } else { 0 };
                 Fill::Bytes(len)
             }
             None => {
@@ -97,6 +109,11 @@ impl Splicing {
         }
         pipes.give_back(pipe);
         true
+    }
+
+    /// Returns whether what is to be read is no longer bulk: splicing is to end.
+    pub(super) fn is_small(&self) -> bool {
+        self.small_fills >= SMALL_FILLS_TO_END
     }
 
     /// Returns whether its reader did not keep up: splicing is to end.

@@ -218,3 +218,97 @@ fn c6_7_user_timeout_ends_a_peer_that_refuses_to_read() {
     balancer.wait_for("the end", |stats| stats.ended.of(EndReason::ClientFailed) == 1);
     assert_aborted(&mut server);
 }
+
+/// How a reader that is merely slow reads: 150 kB/s, with a receive buffer of 64 KiB.
+fn read_slowly(mut stream: impl Read, count: usize) -> (Vec<u8>, StreamEnd) {
+    let (mut received, mut room) = (Vec::new(), [0; 15_000]);
+    while received.len() < count {
+        match stream.read(&mut room) {
+            Ok(0) => return (received, StreamEnd::Clean),
+            Ok(len) => received.extend_from_slice(&room[..len]),
+            Err(_) => return (received, StreamEnd::Reset),
+        }
+        std::thread::sleep(Duration::from_millis(100)); // it is slow, whatever the machine
+    }
+    (received, StreamEnd::Clean)
+}
+
+/// A balancer whose clients and backends have receive buffers of 64 KiB.
+fn slow_readers(builder: Builder) -> (Balancer, Hand) {
+    let back = listener();
+    SockRef::from(&back).set_recv_buffer_size(64 << 10).unwrap();
+    let backends = set([("a", back.local_addr().unwrap())]);
+    (Balancer::with(builder, backends), Hand::of(back))
+}
+
+fn slow_client(balancer: &Balancer) -> std::net::TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    socket.connect(&balancer.addr.into()).unwrap();
+    impatient(&socket);
+    socket.into()
+}
+
+const SLOWLY: usize = 600_000;
+
+#[test]
+fn c3_10_c6_5_a_slow_reader_of_a_stream_that_has_ended_loses_nothing_to_the_half_closed_timeout() {
+    for is_turned_round in [false, true] {
+        let (balancer, back) =
+            slow_readers(Server::builder().half_closed_timeout(Duration::from_secs(2)));
+        let client = slow_client(&balancer);
+        let server = back.accept();
+        let (mut writer, reader) =
+            if is_turned_round { (client, server) } else { (server, client) };
+        let sent = pattern(SLOWLY);
+        let to_send = sent.clone();
+        let writer = std::thread::spawn(move || {
+            writer.write_all(&to_send).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+            writer // stays open
+        });
+
+        let (received, end) = read_slowly(reader, usize::MAX);
+
+        assert_same(&received, &sent);
+        assert_eq!(end, StreamEnd::Clean, "turned round: {is_turned_round}");
+        drop(writer.join());
+    }
+}
+
+#[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn c6_5_a_slow_reader_of_a_stream_that_goes_on_is_not_idle() {
+    let (balancer, back) =
+        slow_readers(Server::builder().idle_timeout(Some(Duration::from_secs(2))));
+    let client = slow_client(&balancer);
+    let mut server = back.accept();
+    let sent = pattern(SLOWLY);
+    let to_send = sent.clone();
+    let writer = std::thread::spawn(move || server.write_all(&to_send).map(|()| server));
+
+    let (received, end) = read_slowly(client, sent.len());
+
+    assert_same(&received, &sent);
+    assert!(end == StreamEnd::Clean || !HAS_RESETS);
+    drop(writer.join());
+}
+
+#[test]
+fn c6_4_a_reset_after_the_end_of_an_answer_takes_nothing_from_a_slow_reader() {
+    let (balancer, back) = slow_readers(Server::builder());
+    let mut client = slow_client(&balancer);
+    let mut server = back.accept();
+    let sent = pattern(160000); // more than is taken for the client, less than fills all buffers
+    server.write_all(&sent).unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    balancer.wait_for("the answer is on its way", |stats| stats.bytes_down > 100_000);
+    client.write_all(b"more").unwrap();
+    server.read_exact(&mut [0; 4]).unwrap();
+    reset(server);
+
+    let (received, end) = read_slowly(client, usize::MAX);
+
+    assert_same(&received, &sent);
+    assert_eq!(end, StreamEnd::Clean);
+}

@@ -314,8 +314,8 @@ impl Host {
     /// A client has come to its end: it must be for a reason that fits.
     pub(super) fn judge_end(&mut self, client: usize, ended: &Ended<'_>, network: &mut Network) {
         assert!(self.ended.insert(ended.client.id), "ended twice");
-        if ended.reason == EndReason::Shutdown {
-            self.enforce(network); // updates come before the end
+        if matches!(ended.reason, EndReason::Shutdown | EndReason::DrainLimit) {
+            self.enforce(network); // updates come first
         }
         assert!(self.fits(client, ended, network), "not a case of {:?}", ended.reason);
         let socket = &network.sockets[client];
