@@ -122,7 +122,7 @@
 //! | --- | --- |
 //! | the set is empty, all of it is held, or no update came yet | clients are refused at once |
 //! | a backend refuses, or [`connect_timeout`] runs out | the next one is tried |
-//! | a backend's dial returns `WouldBlock` (busy) | the next one is tried; if none, the client waits |
+//! | a backend's dial returns `WouldBlock` (busy) | the next one is tried, or the client waits |
 //! | all backends fail | the client is refused |
 //! | one side ends its stream | the other gets the rest, then the end, and may still send |
 //! | no byte moves for [`half_closed_timeout`] after that | the connection is aborted |
