@@ -1,7 +1,9 @@
-//! Plays schedules against the loop itself: one thread, no socket, a clock that stands until it is moved.
+//! Plays schedules against the loop itself: one thread, no socket, a clock that stands until it is
+//! moved.
 //!
-//! A simulated [network](network) decides by dice whatever a schedule leaves open. Its [streams](wire) judge each call that the
-//! loop makes; whenever the loop rests, it is judged what has become of everything.
+//! A simulated [network](network) decides by dice whatever a schedule leaves open. Its
+//! [streams](wire) judge each call that the loop makes; whenever the loop rests, it is judged what
+//! has become of everything.
 
 mod event_queue;
 mod host;
@@ -343,7 +345,8 @@ impl Player {
         }
     }
 
-    /// What holds when there is no event and nothing due: nothing is left to do, and nobody was forgotten.
+    /// What holds when there is no event and nothing due: nothing is left to do, and nobody was
+    /// forgotten.
     fn judge_rest(&mut self) {
         let mut world = self.world.lock();
         let (network, host) = &mut *world;

@@ -1,4 +1,5 @@
-//! What the balancer is given of the simulated network: streams, a listener, backends. They judge every call.
+//! What the balancer is given of the simulated network: streams, a listener, backends. They judge
+//! every call.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,8 +55,8 @@ impl Read for Wire {
 }
 
 impl Wire {
-    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and leaves it to a read to tell of an
-    /// end.
+    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and leaves it to a
+    /// read to tell of an end.
     fn take(&mut self, room: &mut [u8], by_splicing: bool) -> io::Result<usize> {
         let mut world = self.lock();
         let (network, host) = &mut *world;
@@ -562,7 +563,8 @@ impl SimulatedBackend {
 }
 
 impl Network {
-    /// A dial has failed. If only a descriptor was missing, or the like, or a signal came, it will be made again.
+    /// A dial has failed. If only a descriptor was missing, or the like, or a signal came, it will
+    /// be made again.
     fn note_failed(&mut self, client: usize, dial: Dial, err: &io::Error) {
         if crate::net::is_shortage(err) {
             self.note_shortage();
