@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Parser;
 use log::LevelFilter;
-use tinylb::{Builder, Keepalive, Server};
+use tinylb::{Builder, Keepalive, Policy, Server};
 
 use crate::listen::ListenAddr;
 use crate::targets::KeyedTarget;
-use crate::values::{SizeLimit, log_level, seconds, size_limit};
+use crate::values::{SizeLimit, log_level, policy, seconds, size_limit};
 
 /// A round-robin load balancer for stream connections. When a backend leaves the set, its
 /// connections are closed at once, and nothing more is sent to it or taken from it.
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Run commands from stdin, and answer each by one line on stdout
     #[arg(long)]
     pub(crate) control: bool,
+    /// How clients are spread: round-robin or least-connections [default: round-robin]
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    policy: Option<Policy>,
     /// How long one attempt to reach a backend may take [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     connect_timeout: Option<Duration>,
@@ -84,14 +87,17 @@ Targets
   IP:PORT, [IPV6]:PORT, HOST:PORT or unix:PATH. A HOST is looked up when its key is set: at the
   start, by the command that names it, and when its line in the file is new. SIGHUP looks up all
   names in the file again. KEY=TARGET splits at the first '='.
+  KEY*WEIGHT=TARGET gives the backend a weight from 0 to 65535, its share of the clients; without
+  one it has weight 1. A backend of weight 0 is held: its connections go on, but it gets no client.
 
 Commands (--control)
   set KEY=TARGET ...   replace all backends but those of the file; alone: remove them
-  add KEY=TARGET ...   add backends; a known key gets the new target
+  add KEY=TARGET ...   add backends; a known key gets the new target and weight
   remove KEY ...       remove backends
       answer, once it is done: ok closed=N cancelled=N backends=N
       (connections closed, dials cancelled, backends there are now)
       With '--drain SECONDS' at its end, it lets connections to removed targets go on for so long.
+  weight KEY N         give a backend another weight; the same answer
   stats                answer: ok {one line of JSON}
   drain SECONDS        accept nobody any more, let connections finish for so long, then exit
   quit                 close all connections and exit
@@ -131,6 +137,9 @@ impl Args {
             .idle_timeout(self.idle_timeout)
             .user_timeout(self.user_timeout)
             .keepalive((!self.no_keepalive).then(Keepalive::default));
+        if let Some(policy) = self.policy {
+            builder = builder.policy(policy);
+        }
         if let Some(limit) = self.connect_timeout {
             builder = builder.connect_timeout(limit);
         }

@@ -18,7 +18,8 @@ const LONGEST_LINE: usize = 4 << 20;
 
 /// What `help` answers; a line, as each answer is.
 const HELP: &str = "set KEY=TARGET ... | add KEY=TARGET ... | remove KEY ... \
-    (each with --drain SECONDS at its end, if wanted) | stats | drain SECONDS | quit | help";
+    (each with --drain SECONDS at its end, if wanted) | weight KEY N | stats | drain SECONDS | \
+    quit | help (KEY*WEIGHT=TARGET gives a weight, 0 holds)";
 
 /// Runs commands until stdin ends, which changes nothing else.
 pub(crate) fn run_stdin(running: &RunningSet) {
@@ -100,6 +101,9 @@ fn apply(change: Change, drain: Option<Duration>, running: &RunningSet) -> Resul
             running.change(drain, |sources| sources.with_added(set))
         }
         Change::Remove(keys) => running.change(drain, |sources| sources.without(&keys)),
+        Change::Weight(key, weight) => {
+            running.change(drain, |sources| sources.with_weight(&key, weight))
+        }
     };
     let applied = applied?;
     Ok(format!(

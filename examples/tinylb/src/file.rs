@@ -19,6 +19,7 @@ use self::settling::{Settling, Taken};
 use crate::running_set::RunningSet;
 use crate::sources::Sources;
 use crate::stderr::complain;
+use crate::targets::KeyedTarget;
 
 /// How long a change waits for the names in it, so that usually it is one step: a backend that
 /// moves from one name to another is missing at no time.
@@ -130,12 +131,13 @@ impl BackendsFile {
     }
 
     fn backends(&self) -> BackendSet {
-        self.lines
-            .iter()
-            .filter_map(|Line { backend, .. }| {
-                Some((backend.key.clone(), self.names.backend(&backend.target)?))
-            })
-            .collect()
+        let mut set = BackendSet::new();
+        for Line { backend: KeyedTarget { key, weight, target }, .. } in &self.lines {
+            if let Some(backend) = self.names.backend(target) {
+                set.insert_weighted(key.clone(), backend, (*weight).into());
+            }
+        }
+        set
     }
 
     fn keep(&self, problem: &Problem) {

@@ -72,7 +72,7 @@ impl Sources {
         Ok(Self { file: self.file.clone(), given })
     }
 
-    /// More backends; a given key's target is replaced.
+    /// More backends; a given key's target and weight are replaced.
     pub(crate) fn with_added(&self, added: BackendSet) -> Result<Self, Misfit> {
         let mut given = self.given.clone();
         given.extend(added);
@@ -84,16 +84,28 @@ impl Sources {
         let mut given = self.given.clone();
         for key in keys {
             if given.remove(key).is_none() {
-                let why = if self.file.contains_key(key) {
-                    "is the backends file's"
-                } else if self.given.contains_key(key) {
-                    "is given twice"
+                let is_twice = self.given.contains_key(key);
+                return Err(if is_twice {
+                    Misfit::new(key, "is given twice")
                 } else {
-                    "is unknown"
-                };
-                return Err(Misfit::new(key, why));
+                    self.not_given(key)
+                });
             }
         }
         Ok(Self { file: self.file.clone(), given })
+    }
+
+    /// With another weight of a key, which must be there.
+    pub(crate) fn with_weight(&self, key: &str, weight: u16) -> Result<Self, Misfit> {
+        let mut given = self.given.clone();
+        match given.set_weight(key, weight.into()) {
+            true => Ok(Self { file: self.file.clone(), given }),
+            false => Err(self.not_given(key)),
+        }
+    }
+
+    fn not_given(&self, key: &str) -> Misfit {
+        let is_in_file = self.file.contains_key(key);
+        Misfit::new(key, if is_in_file { "is the backends file's" } else { "is unknown" })
     }
 }

@@ -28,6 +28,7 @@ pub(crate) fn to_json(stats: &Stats) -> String {
 fn backend_to_json(backend: &BackendStats) -> Value {
     json!({
         "target": *backend.target_name,
+        "weight": backend.weight,
         "ejected": backend.ejected,
         "open": backend.usage.open,
         "total": backend.usage.total,

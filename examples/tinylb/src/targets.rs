@@ -1,4 +1,4 @@
-//! `KEY=TARGET`: how backends are written, and looking their names up.
+//! `KEY=TARGET` and `KEY*WEIGHT=TARGET`: how backends are written, and looking their names up.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,10 +19,12 @@ pub(crate) enum Target {
     Unix(PathBuf),
 }
 
-/// A target and the key that it stands under.
+/// A target and the key that it stands under, with its weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyedTarget {
     pub(crate) key: String,
+    /// 1 if none is given, 0 if it is held.
+    pub(crate) weight: u16,
     pub(crate) target: Target,
 }
 
@@ -31,15 +33,19 @@ impl FromStr for KeyedTarget {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((key, target)) = text.split_once('=') else {
-            return Err(format!("{} is not KEY=TARGET", quoted(text)));
+            return Err(format!("{} is not KEY=TARGET or KEY*WEIGHT=TARGET", quoted(text)));
         };
-        if key.is_empty() || key.starts_with('-') || key.contains(is_blank) {
+        let (key, weight) = match key.rsplit_once('*') {
+            Some((key, text)) => (key, weight(text)?),
+            None => (key, 1),
+        };
+        if key.is_empty() || key.starts_with('-') || key.contains(|c| c == '*' || is_blank(c)) {
             return Err(format!(
-                "{} cannot be a key: not empty, no blanks, not beginning with '-'",
+                "{} cannot be a key: not empty, no blanks, no '*', not beginning with '-'",
                 quoted(key)
             ));
         }
-        Ok(Self { key: key.to_owned(), target: target.parse()? })
+        Ok(Self { key: key.to_owned(), weight, target: target.parse()? })
     }
 }
 
@@ -76,11 +82,15 @@ fn not_a_target(text: &str) -> String {
 
 /// A port that can be connected to.
 fn usable_port(text: &str) -> Option<u16> {
+    number(text).filter(|port| *port != 0)
+}
+
+fn number(text: &str) -> Option<u16> {
     // The standard library would take a sign.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    text.parse().ok().filter(|port| *port != 0)
+    text.parse().ok()
 }
 
 /// A path that a socket can have.
@@ -115,16 +125,21 @@ impl Target {
     }
 }
 
-/// Targets by key, each key once.
+/// Parses a weight.
+pub(crate) fn weight(text: &str) -> Result<u16, String> {
+    number(text).ok_or_else(|| format!("{} is no weight: from 0 to 65535", quoted(text)))
+}
+
+/// Targets with their weights by key, each key once.
 #[derive(Debug, Default)]
-pub(crate) struct Backends(pub(crate) BTreeMap<String, Target>);
+pub(crate) struct Backends(pub(crate) BTreeMap<String, (Target, u16)>);
 
 impl Backends {
     pub(crate) fn keyed(targets: impl IntoIterator<Item = KeyedTarget>) -> Result<Self, String> {
         let mut backends = Self::default();
-        for KeyedTarget { key, target } in targets {
+        for KeyedTarget { key, weight, target } in targets {
             match backends.0.entry(key) {
-                Entry::Vacant(place) => place.insert(target),
+                Entry::Vacant(place) => place.insert((target, weight)),
                 Entry::Occupied(taken) => return Err(twice(taken.key())),
             };
         }
@@ -132,7 +147,11 @@ impl Backends {
     }
 
     pub(crate) fn resolve(self) -> Result<BackendSet, String> {
-        self.0.into_iter().map(|(key, target)| Ok((key, target.resolve()?))).collect()
+        let mut set = BackendSet::new();
+        for (key, (target, weight)) in self.0 {
+            set.insert_weighted(key, target.resolve()?, weight.into());
+        }
+        Ok(set)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use log::LevelFilter;
+use tinylb::Policy;
 
 /// Parses seconds, decimals allowed.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
@@ -17,6 +18,14 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 pub(crate) fn log_level(text: &str) -> Result<LevelFilter, String> {
     // The parser's own error does not say which levels there are.
     text.parse().map_err(|_| "must be off, error, warn, info, debug or trace".to_owned())
+}
+
+pub(crate) fn policy(text: &str) -> Result<Policy, String> {
+    match text {
+        "round-robin" => Ok(Policy::RoundRobin),
+        "least-connections" => Ok(Policy::LeastConnections),
+        _ => Err("must be round-robin or least-connections".to_owned()),
+    }
 }
 
 /// A number of bytes, or no limit.

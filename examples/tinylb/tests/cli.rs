@@ -237,6 +237,8 @@ fn bad_arguments_are_status_2_and_a_message() {
         ("--listen 127.0.0.1:0 --backend a=host:+80", "port"),
         ("--listen 127.0.0.1:0 --backend a=::1:80", "[IPV6]:PORT"),
         ("--listen 127.0.0.1:0 --backend a=127.0.0.1:1 --backend a=127.0.0.1:2", "twice"),
+        ("--listen 127.0.0.1:0 --backend a*65536=127.0.0.1:1", "65536"),
+        ("--listen 127.0.0.1:0 --policy random", "least-connections"),
         ("--listen 127.0.0.1:0 --connect-timeout 0", "--connect-timeout"),
         ("--listen 127.0.0.1:0 --dial-limit -1", "-1"),
         ("--listen 127.0.0.1:0 --idle-timeout NaN", "--idle-timeout"),
@@ -346,6 +348,61 @@ fn set_add_and_remove_answer_what_they_did_after_it_is_done() {
 }
 
 #[test]
+fn weights_are_given_with_the_key_or_set_later_and_0_holds() {
+    let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
+    let mut cli =
+        Cli::start(&format!("--control --backend a*3={} --backend b={}", one.addr, two.addr));
+    let tags = |cli: &Cli, count| {
+        let tags = cli.tags(count);
+        tags.iter().filter(|tag| *tag == "one").count()
+    };
+    assert_eq!(tags(&cli, 8), 6);
+    let weights = |cli: &mut Cli| {
+        let stats = cli.stats();
+        ["a", "b"].map(|key| stats["backends"][key]["weight"].as_u64().unwrap())
+    };
+    assert_eq!(weights(&mut cli), [3, 1]);
+    let (mut client, _) = cli.tagged_client();
+    assert_eq!(cli.ask("weight a 0"), "ok closed=0 cancelled=0 backends=2");
+    assert_eq!((weights(&mut cli), tags(&cli, 4)), ([0, 1], 0));
+    assert_echo(&mut client, b"goes on");
+    assert_eq!(cli.ask(&format!("add a={}", one.addr)), "ok closed=0 cancelled=0 backends=2");
+    assert_eq!((weights(&mut cli), tags(&cli, 4)), ([1, 1], 2), "and is released");
+    let held = format!("set a*0={} b*65535={}", one.addr, two.addr);
+    assert_eq!(cli.ask(&held), "ok closed=0 cancelled=0 backends=2");
+    assert_eq!(weights(&mut cli), [0, 65_535]);
+}
+
+#[test]
+fn the_file_gives_weights_and_its_keys_are_not_for_commands_to_change() {
+    let (one, two) = (TestBackend::echo("one"), TestBackend::echo("two"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("backends");
+    fs::write(&path, format!("a*0={}\nb={}\n", one.addr, two.addr)).unwrap();
+    let mut cli = Cli::start(&format!("--control --backends {}", path.display()));
+    assert_eq!(cli.tags(2), ["two", "two"]);
+    let answer = cli.ask("weight a 1");
+    assert!(answer.starts_with("error ") && answer.contains("file"), "{answer}");
+    fs::write(&path, format!("a={}\nb*0={}\n", one.addr, two.addr)).unwrap();
+    wait_for("the weights are swapped", || (cli.tags(1) == ["one"]).then_some(()));
+    assert_eq!(cli.tags(2), ["one", "one"]);
+}
+
+#[test]
+fn the_policy_is_chosen_on_the_command_line() {
+    let (_one, _two, args) = two_backends();
+    let mut cli = Cli::start(&format!("{args} --policy least-connections"));
+    let (first, tag) = cli.tagged_client();
+    let (_second, other) = cli.tagged_client();
+    assert_ne!(tag, other);
+    drop(first);
+    cli.wait_for_stats("the first has ended", |stats| stats["ended"] == 1);
+    assert_eq!(cli.tags(1), [&*tag], "round robin would go there too");
+    cli.wait_for_stats("it has ended, too", |stats| stats["ended"] == 2);
+    assert_eq!(cli.tags(1), [&*tag], "round robin would go on");
+}
+
+#[test]
 fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
     let (_one, _two, args) = two_backends();
     let mut cli = Cli::start(&args);
@@ -376,6 +433,15 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
         (b"remove a --drain soon", "soon"),
         (b"remove a --drain -1", "negative"),
         (b"remove --drain 1 a", "last"),
+        (b"set x*65536=127.0.0.1:1", "65536"),
+        (b"set x*=127.0.0.1:1", "weight"),
+        (b"set x*-1=127.0.0.1:1", "weight"),
+        (b"set x*y*2=127.0.0.1:1", "key"),
+        (b"weight a 65536", "65536"),
+        (b"weight a much", "much"),
+        (b"weight a", "KEY"),
+        (b"weight a 1 2", "KEY"),
+        (b"weight nobody 2", "unknown"),
         (b"drain", "SECONDS"),
         (b"drain inf", "inf"),
         (b"stats please", "alone"),
@@ -494,7 +560,7 @@ fn stats_are_one_line_of_json() {
     let expected =
         |target: SocketAddr, [open, total, dial_failures, bytes_up, bytes_down]: [u64; 5]| {
             serde_json::json!({
-                "target": target.to_string(), "open": open, "total": total, "dial_failures": dial_failures,
+                "target": target.to_string(), "weight": 1, "open": open, "total": total, "dial_failures": dial_failures,
                 "ejected": false, "bytes_up": bytes_up, "bytes_down": bytes_down,
             })
         };
@@ -510,7 +576,7 @@ fn help_is_one_line_with_every_command() {
     let mut cli = Cli::start("--control");
     let answer = cli.ask("help");
     assert!(answer.starts_with("ok "), "{answer}");
-    for command in ["set", "add", "remove", "stats", "drain", "quit", "help"] {
+    for command in ["set", "add", "remove", "weight", "stats", "drain", "quit", "help"] {
         assert!(answer.split([' ', '|']).any(|word| word == command), "{command}: {answer}");
     }
     assert_eq!(cli.ask("set"), "ok closed=0 cancelled=0 backends=0", "the next line");

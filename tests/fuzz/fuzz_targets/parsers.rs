@@ -143,6 +143,7 @@ fn command_in_words(command: &Command) -> String {
                 Change::Set(backends) => format!("set {}", backends_in_words(backends)),
                 Change::Add(backends) => format!("add {}", backends_in_words(backends)),
                 Change::Remove(keys) => format!("remove {}", keys.join(" ")),
+                Change::Weight(key, weight) => format!("weight {key} {weight}"),
             };
             if let Some(limit) = limit {
                 words += &format!(" --drain {}", seconds_in_words(*limit));
@@ -157,8 +158,8 @@ fn command_in_words(command: &Command) -> String {
 }
 
 fn backends_in_words(Backends(backends): &Backends) -> String {
-    let words: Vec<String> = backends.iter().map(|(key, target)| in_words(key, target)).collect();
-    words.join(" ")
+    let words = backends.iter().map(|(key, (target, weight))| in_words(key, *weight, target));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// With each line where it was.
@@ -175,11 +176,11 @@ fn lines_in_words(lines: &[Line]) -> String {
 }
 
 fn backend_in_words(backend: &KeyedTarget) -> String {
-    in_words(&backend.key, &backend.target)
+    in_words(&backend.key, backend.weight, &backend.target)
 }
 
-fn in_words(key: &str, target: &Target) -> String {
-    format!("{key}={}", target_in_words(target))
+fn in_words(key: &str, weight: u16, target: &Target) -> String {
+    format!("{key}*{weight}={}", target_in_words(target))
 }
 
 fn target_in_words(target: &Target) -> String {

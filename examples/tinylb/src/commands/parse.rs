@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read};
 use std::time::Duration;
 
-use crate::targets::{Backends, KeyedTarget, quoted};
+use crate::targets::{Backends, KeyedTarget, quoted, weight};
 use crate::values::seconds;
 
 /// What a line asks for.
@@ -23,6 +23,7 @@ pub(crate) enum Change {
     Set(Backends),
     Add(Backends),
     Remove(Vec<String>),
+    Weight(String, u16),
 }
 
 /// Returns the next line without its end, or what is wrong with it; `None` at the end of the input.
@@ -66,6 +67,10 @@ pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
                 drain,
             )
         }
+        ("weight", [key, number]) => {
+            Command::Change(Change::Weight((*key).to_owned(), weight(number)?), None)
+        }
+        ("weight", _) => return Err("weight needs KEY and a number, and nothing else".to_owned()),
         ("drain", [limit]) => Command::Drain(drain_limit(limit)?),
         ("drain", _) => return Err("drain needs SECONDS, and nothing else".to_owned()),
         ("stats", []) => Command::Stats,
@@ -74,7 +79,7 @@ pub(crate) fn parse(line: &str) -> Result<Option<Command>, String> {
         ("stats" | "quit" | "help", _) => return Err(format!("{verb} stands alone")),
         _ => {
             return Err(format!(
-                "unknown command {}: set, add, remove, stats, drain, quit or help",
+                "unknown command {}: set, add, remove, weight, stats, drain, quit or help",
                 quoted(verb)
             ));
         }
