@@ -1,8 +1,9 @@
 //! Bulk transfer, from the connect until both sides have read everything to its end.
 //!
-//! 256 MiB on one connection one way, and on 16 connections both ways, 8 MiB each. Beside tinylb: the backend itself,
-//! and the loop around tokio's `copy_bidirectional`. The ratios tell: both ends are measured along, on the same
-//! core. Where the system's congestion control is BBR, its pacing blurs even those.
+//! 256 MiB on one connection one way, and on 16 connections both ways, 8 MiB each. Beside tinylb:
+//! the backend itself, and the loop around tokio's `copy_bidirectional`. The ratios tell: both ends
+//! are measured along, on the same core. Where the system's congestion control is BBR, its pacing
+//! blurs even those.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -62,7 +63,8 @@ fn bulk(criterion: &mut Criterion) {
     }
 }
 
-/// Starts a backend with a thread for each connection. Returns its port, and where it tells of each that is over.
+/// Starts a backend with a thread for each connection. Returns its port, and where it tells of each
+/// that is over.
 fn start_backend(load: &'static Load) -> (u16, Receiver<()>) {
     let listener = loopback::listener();
     let port = listener.local_addr().unwrap().port();
@@ -85,7 +87,8 @@ fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends so many bytes and ends the stream, while reading so many until the other side has ended its own.
+/// Sends so many bytes and ends the stream, while reading so many until the other side has ended
+/// its own.
 fn transfer(stream: &TcpStream, sends: u64, receives: u64) {
     thread::scope(|scope| {
         scope.spawn(|| send(stream, sends));

@@ -1,7 +1,8 @@
-//! Short connections: connect, send 64 bytes, read the echo, end the stream, see the backend end its own.
+//! Short connections: connect, send 64 bytes, read the echo, end the stream, see the backend end
+//! its own.
 //!
-//! One at a time, and 64 at once. Beside tinylb: the backend itself, and the loop around tokio's `copy_bidirectional`.
-//! The ratios tell: clients and backend are measured along, on the same core.
+//! One at a time, and 64 at once. Beside tinylb: the backend itself, and the loop around tokio's
+//! `copy_bidirectional`. The ratios tell: clients and backend are measured along, on the same core.
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};

@@ -1,10 +1,10 @@
-//! Picking: connections to one backend, and to as many as 10,000, with ejection and counting as they are by default,
-//! by each policy, with equal weights and with different ones.
+//! Picking: connections to one backend, and to as many as 10,000, with ejection and counting as
+//! they are by default, by each policy, with equal weights and with different ones.
 //!
-//! 64 at once: connect, read what the backend has to say, to its end. What one costs should not depend on the number of
-//! backends. Beside tinylb: the backends themselves, and the loop around tokio's `copy_bidirectional`, both in turn,
-//! since to the kernel one address and 10,000 are not the same. The ratios tell: clients and backend are measured
-//! along, on the same core.
+//! 64 at once: connect, read what the backend has to say, to its end. What one costs should not
+//! depend on the number of backends. Beside tinylb: the backends themselves, and the loop around
+//! tokio's `copy_bidirectional`, both in turn, since to the kernel one address and 10,000 are not
+//! the same. The ratios tell: clients and backend are measured along, on the same core.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -60,7 +60,8 @@ fn weighted(addrs: &[SocketAddr]) -> BackendSet {
     set
 }
 
-/// Greets and ends. Since it ends first, no port of a client or a balancer is used up, however few the backends.
+/// Greets and ends. Since it ends first, no port of a client or a balancer is used up, however few
+/// the backends.
 fn start_backend() -> u16 {
     let listener = loopback::listener();
     let port = listener.local_addr().unwrap().port();

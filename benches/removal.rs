@@ -1,9 +1,9 @@
-//! Removal: all pairs closed by one update, which gives every backend another target, from `Control::update` until it
-//! is applied.
+//! Removal: all pairs closed by one update, which gives every backend another target, from
+//! `Control::update` until it is applied.
 //!
-//! 100, 1,000 and 9,000 pairs, or as many as there are descriptors for. The time for one should not depend on it. No
-//! loop around tokio's `copy_bidirectional` does this. Beside tinylb is the kernel's share: as many sockets (two for
-//! each pair) closed by a reset, and nothing else.
+//! 100, 1,000 and 9,000 pairs, or as many as there are descriptors for. The time for one should not
+//! depend on it. No loop around tokio's `copy_bidirectional` does this. Beside tinylb is the
+//! kernel's share: as many sockets (two for each pair) closed by a reset, and nothing else.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! Round trips of 64 bytes on connections that stay open.
 //!
-//! With 1, 64 and 1,000 connections: all send, then all read the echo. Beside tinylb: the backend itself, the loop
-//! around tokio's `copy_bidirectional`, and tinylb with an idle time-out, which has to note when bytes moved.
-//! The ratios tell: clients and backend are measured along, on the same core.
+//! With 1, 64 and 1,000 connections: all send, then all read the echo. Beside tinylb: the backend
+//! itself, the loop around tokio's `copy_bidirectional`, and tinylb with an idle timeout, which has
+//! to note when bytes moved. The ratios tell: clients and backend are measured along, on the same
+//! core.
 
 use std::time::Duration;
 

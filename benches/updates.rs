@@ -1,9 +1,10 @@
 //! Updates: one backend of a set gets another target, from `Control::update` until it is applied.
 //!
-//! 10 to 10,000 backends, without a pair and with 9,000 (or as many as there are descriptors for) on targets that stay.
-//! An update looks at each backend and at each pair once: throughput counts both. How a host comes to its new set is
-//! not measured; here it clones the old one and inserts. There is nothing to set beside it: neither a direct connection
-//! nor a loop around tokio's `copy_bidirectional` has updates.
+//! 10 to 10,000 backends, without a pair and with 9,000 (or as many as there are descriptors for)
+//! on targets that stay. An update looks at each backend and at each pair once: throughput counts
+//! both. How a host comes to its new set is not measured; here it clones the old one and inserts.
+//! There is nothing to set beside it: neither a direct connection nor a loop around tokio's
+//! `copy_bidirectional` has updates.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use tinylb::{BackendSet, Server, TcpBackend};

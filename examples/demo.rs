@@ -1,7 +1,8 @@
 //! The balancer at work, in less than 20 seconds: `cargo run --release --example demo`.
 //!
-//! All of it runs in this process: three backends, the balancer, and clients that ask, are answered and check each
-//! byte of it. The story is told in [`play`]; what it says of times and numbers is measured in this run.
+//! All of it runs in this process: three backends, the balancer, and clients that ask, are answered
+//! and check each byte of it. The story is told in [`play`]; what it says of times and numbers is
+//! measured in this run.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read, Write};
@@ -57,7 +58,8 @@ fn play() -> Result<()> {
         nodes.iter().map(|node| (node.name, TcpBackend::new(node.addr))).collect();
     let listener = TcpListener::bind(ANY_PORT)?;
     let addr = listener.local_addr()?;
-    // By default a backend that keeps failing is passed over for up to 30 seconds, which is longer than this story.
+    // By default a backend that keeps failing is passed over for up to 30 seconds, which is longer
+    // than this story.
     let ejection = Ejection::new(3, Duration::from_secs(1), Duration::from_secs(1));
     let balancer =
         Server::builder().backends(set.clone()).ejection(ejection).build(listener)?.spawn()?;
@@ -176,7 +178,8 @@ fn tell(summary: &Summary, seen: &Seen, removal: &Removal, dial_failures: u64) -
 
 // What happens.
 
-/// A backend that answers questions. When it is killed or dropped, its listener and all its connections are gone.
+/// A backend that answers questions. When it is killed or dropped, its listener and all its
+/// connections are gone.
 struct Node {
     name: &'static str,
     addr: SocketAddr,
@@ -491,7 +494,8 @@ impl<'a> Stage<'a> {
         self.say(format!("{what}, {} later", millis(self.marked_at.elapsed())))
     }
 
-    /// Waits until those who lost their connections are served again, and says how long it took them.
+    /// Waits until those who lost their connections are served again, and says how long it took
+    /// them.
     fn watch_clients_return(&mut self, lost: usize) -> Result<()> {
         // A client that was just leaving lost nothing, and does not return.
         while self.returned().len() < lost && self.marked_at.elapsed() < Duration::from_millis(500)
@@ -512,8 +516,8 @@ impl<'a> Stage<'a> {
         self.tally.lock().returns[self.returned_before..].to_vec()
     }
 
-    /// Hands the balancer a new set, and waits until it is in force. Returns how many connections that closed, and how
-    /// long it took.
+    /// Hands the balancer a new set, and waits until it is in force. Returns how many connections
+    /// that closed, and how long it took.
     fn update(&mut self, set: &BackendSet) -> Result<(usize, Duration)> {
         self.marked_at = Instant::now();
         let Applied { closed, cancelled, .. } = self.control.update(set.clone())?.wait()?;
@@ -570,7 +574,8 @@ impl<'a> Stage<'a> {
             Screen::Lines { next_status } if self.started.elapsed() < *next_status => return Ok(()),
             Screen::Lines { .. } => self.status_line(),
             Screen::Terminal { height, .. } => {
-                // Whole or not at all: if the program is ended anywhere, the cursor is there and lines wrap.
+                // Whole or not at all: if the program is ended anywhere, the cursor is there and
+                // lines wrap.
                 let up = if *height > 0 { format!("\x1b[{height}A") } else { String::new() };
                 let picture = self.picture().join("\x1b[K\n");
                 format!("\x1b[?25l\x1b[?7l\r{up}{picture}\x1b[K\n\x1b[J\x1b[?7h\x1b[?25h")

@@ -9,30 +9,35 @@ use tinylb::{BackendSet, Server, TcpBackend};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (addr_1, addr_2) = (start_backend()?, start_backend()?);
 
-    // The host program begins here: a listener, a server, a handle to steer it with, and a thread for it to run on.
+    // The host program begins here: a listener, a server, a handle that controls it, and a thread
+    // that runs it.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     let server = Server::builder().connect_timeout(Duration::from_secs(2)).build(listener)?;
     let control = server.control(); // Clone + Send + Sync
     let balancer = std::thread::spawn(move || server.run());
 
-    // Until there is a set, clients are refused. Keys are yours to choose; what is dialled is the target.
+    // Until there is a set, clients are refused. Choose keys as you like; the target is dialled.
     let mut set = BackendSet::new();
     set.insert("node-1", TcpBackend::new(addr_1));
-    set.insert("node-2", TcpBackend::resolve(&format!("localhost:{}", addr_2.port()))?); // looked up here and now
+    // Looked up here and now.
+    set.insert("node-2", TcpBackend::resolve(&format!("localhost:{}", addr_2.port()))?);
     control.update(set.clone())?; // returns at once
     let mut first = connect(addr)?; // goes to node-1, since that is the first key
     let mut second = connect(addr)?; // goes to node-2
 
-    // Whenever the backends change, hand over the whole new set. Connections to what is gone are closed.
+    // Whenever the backends change, pass the whole new set. Connections to removed targets are
+    // closed.
     set.remove("node-1");
-    let applied = control.update(set)?.wait()?; // from here on not a byte goes to or comes from node-1
+    let applied = control.update(set)?.wait()?; // from here on no byte goes to or comes from node-1
     println!("closed {} connections, cancelled {} dials", applied.closed, applied.cancelled);
-    println!("client of node-1: {:?}", first.read_line(&mut String::new())); // a reset, not the end of an answer
+    // A reset, not the end of an answer.
+    println!("client of node-1: {:?}", first.read_line(&mut String::new()));
     second.get_ref().write_all(b"still there?\n")?;
     println!("client of node-2: {:?}", second.read_line(&mut String::new())); // served as before
 
-    // From here on nobody is accepted; who is served may finish within the limit. `shutdown` ends all at once.
+    // No more clients are accepted; those that are served may finish within the limit. `shutdown`
+    // ends everything at once.
     control.drain(Duration::from_secs(5))?;
     drop(second);
     let summary = balancer.join().expect("the balancer panicked")?;
@@ -54,7 +59,7 @@ fn start_backend() -> io::Result<SocketAddr> {
     Ok(addr)
 }
 
-/// A client that has been greeted, by which it is known to have reached a backend.
+/// A client that has been greeted, so it has reached a backend.
 fn connect(addr: SocketAddr) -> io::Result<BufReader<TcpStream>> {
     let mut client = BufReader::new(TcpStream::connect(addr)?);
     client.read_line(&mut String::new()).map(|_| client)

@@ -74,11 +74,14 @@ impl Builder {
         self
     }
 
-    /// Sets how long one attempt to reach a backend may take. Defaults to 5 seconds.
+    /// Sets how long one attempt to reach one address of a backend may take. Defaults to 5 seconds.
     ///
-    /// When it runs out, the next candidate is tried. A client waits at most this long times the
-    /// number of addresses of all candidates, and never longer than
-    /// [`dial_limit`](Self::dial_limit).
+    /// When it runs out, the next candidate is tried. While other candidates are left, an attempt
+    /// may get less: its fair share of the time that is left of [`dial_limit`](Self::dial_limit),
+    /// but at least 2 seconds, or this limit if it is shorter. The share is the time left, divided
+    /// by the number of addresses of this backend and other backends that are still to be tried;
+    /// backends that are ejected or half-open count only if there are no others. With the defaults,
+    /// a client survives six backends in a row that do not answer.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.config.limits.connect_timeout = limit;
         self
@@ -254,8 +257,8 @@ impl Builder {
         Ok(Server { event_loop, poll, control, ended })
     }
 
-    /// Checks what Linux would, too: its error would not name the option, and would count against
-    /// a backend.
+    /// Checks even what Linux would check: its error would not name the setting, and would count
+    /// against a backend.
     fn check(&self) -> Result<(), Error> {
         let Config { limits, max_connections, buffer_size, socket_options, .. } = &self.config;
         let is_bad_keepalive = |Keepalive { idle, interval, probes }: Keepalive| {

@@ -92,11 +92,12 @@ impl Control {
         self.sender.stats()
     }
 
-    /// Returns what to wait for the end with. It can be called before the start, and after the end.
+    /// Returns a [`Pending`] that is answered at the end. It can be called before the start, and
+    /// after the end.
     ///
     /// The answer is the summary that [`Server::run`] returns. It is there once all sockets are
-    /// closed; the balancer's thread ends shortly after. Waiting for the end does not bring it
-    /// about.
+    /// closed; the balancer's thread ends shortly after. Waiting for the end does not end the
+    /// balancer.
     ///
     /// # Errors
     /// Of the returned [`Pending`]: [`Error::Stopped`] if the server was dropped without being run.
@@ -118,11 +119,13 @@ impl Control {
         self.sender.stop(Stop::Now)
     }
 
-    /// Closes the listener and lets dials and connections finish within `limit`. Then aborts the
-    /// rest and ends the balancer.
+    /// Accepts the clients that wait in the backlog, closes the listener, and lets dials and
+    /// connections finish within `limit`. Then aborts the rest and ends the balancer.
     ///
-    /// The balancer ends sooner if no connection is left. Of two limits the earlier holds, and
-    /// [`shutdown`](Self::shutdown) overrides both. Updates are still applied meanwhile. Like
+    /// At most 4,096 waiting clients are accepted, and no more than
+    /// [`max_connections`](crate::Builder::max_connections) allows; closing the listener resets the
+    /// others. The balancer ends sooner if no connection is left. Of two limits the earlier holds,
+    /// and [`shutdown`](Self::shutdown) overrides both. Updates are still applied meanwhile. Like
     /// `shutdown`, it returns at once, may be called before the start, and does nothing after the
     /// end.
     ///

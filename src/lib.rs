@@ -41,8 +41,8 @@
 //!
 //! # In an async program
 //!
-//! The balancer has a thread of its own; nothing of it runs in the runtime. What takes a moment is
-//! [`Pending`], which any executor can await. `examples/cookbook/src/bin/tokio_host.rs`:
+//! The balancer has a thread of its own; nothing of it runs in the runtime. Answers that take a
+//! moment are [`Pending`], which any executor can await. `examples/cookbook/src/bin/tokio_host.rs`:
 //!
 //! ```ignore
 //! //! A tokio program with a balancer in front of whatever a name resolves to.
@@ -120,10 +120,11 @@
 //!
 //! | when | then |
 //! | --- | --- |
-//! | the set is empty, all of it is held, or there was no update yet | clients are refused at once |
+//! | the set is empty, all of it is held, or no update came yet | clients are refused at once |
 //! | a backend refuses, or [`connect_timeout`] runs out | the next one is tried |
+//! | a backend's dial returns `WouldBlock` (busy) | the next one is tried, or the client waits |
 //! | all backends fail | the client is refused |
-//! | one side ends its stream | the other gets the rest, then the end; its own direction continues |
+//! | one side ends its stream | the other gets the rest, then the end, and may still send |
 //! | no byte moves for [`half_closed_timeout`] after that | the connection is aborted |
 //! | one side resets | the other gets what it accepts without waiting, then a reset |
 //! | a client resets while its backend is dialled | the dial is cancelled |
@@ -149,10 +150,11 @@
 //! stop and what each update changed, `warn` (rate-limited) for what an operator must see, `debug`
 //! for each connection.
 //!
-//! [`Control::shutdown`] ends everything at once. [`Control::drain`] stops accepting, and lets
-//! connections finish within a limit. [`Server::run`] then returns a [`Summary`], and
-//! [`Control::ended`] answers with it. Dropping the [`ServerThread`] that [`Server::spawn`] returns
-//! shuts down and waits for the end. Dropping a [`Control`] stops nothing.
+//! [`Control::shutdown`] ends everything at once. [`Control::drain`] accepts the clients that are
+//! already waiting, and lets connections finish within a limit. [`Server::run`] then returns a
+//! [`Summary`], and [`Control::ended`] answers with it. Dropping the [`ServerThread`] that
+//! [`Server::spawn`] returns shuts down and waits for the end. Dropping a [`Control`] stops
+//! nothing.
 //!
 //! Counters for Prometheus, in `examples/cookbook/src/bin/prometheus.rs`:
 //!
@@ -208,8 +210,8 @@
 //!
 //! [`Builder::build`] takes TCP and Unix-domain listeners of the standard library and of mio.
 //! Besides [`TcpBackend`] there is `UnixBackend`. Other transports implement [`Listener`],
-//! [`Stream`] and [`Backend`] over any [`mio`] event source: `tls_backend.rs` in
-//! `examples/cookbook` speaks TLS to backends, with rustls.
+//! [`Stream`] and [`Backend`] over any event source of [`mio`](https://docs.rs/mio/1):
+//! `tls_backend.rs` in `examples/cookbook` speaks TLS to backends, with rustls.
 //!
 //! - **Descriptor limit**: each client needs two descriptors. The library does not raise the
 //!   process's limit; call `setrlimit(RLIMIT_NOFILE)` yourself.
@@ -225,14 +227,14 @@
 //! - `socket2` (default): everything that mio cannot set on a socket. These are resets, keepalive,
 //!   `TCP_USER_TIMEOUT`, `TCP_NOTSENT_LOWAT`, urgent data in line, source addresses, and
 //!   `ListenOptions`. Without it urgent bytes are lost, and the crate has five direct dependencies.
-//! - `splice`: bulk between plain sockets is not copied on Linux: see [below](#splicing). It adds the
-//!   dependency rustix, and has no effect on other systems.
+//! - `splice`: bulk between plain sockets is not copied on Linux: see [below](#splicing). It adds
+//!   the dependency rustix, and has no effect on other systems.
 //!
 //! # Semver
 //!
-//! - [`mio`] 1 is part of the interface: [`Stream`] and [`Listener`] extend its event sources, so a
-//!   new major version of it is one of this crate. Use the re-export to have the same version. No
-//!   type of another dependency is in the interface.
+//! - [`mio`](https://docs.rs/mio/1) 1 is part of the interface: [`Stream`] and [`Listener`] extend
+//!   its event sources, so a new major version of it is one of this crate. Use the re-export to
+//!   have the same version. No type of another dependency is in the interface.
 //! - Minor versions may add fields and variants to what is `#[non_exhaustive]`, provided methods to
 //!   the traits, reasons to [`EndReason::ALL`] with their labels, and may raise the minimum Rust
 //!   version (now 1.85). They do not change labels or the log target.
@@ -251,8 +253,8 @@
 //!   one of them serves all connections. A pipe that holds unsent bytes belongs to its connection
 //!   until its reader has taken them, in addition to `buffer_size`.
 //! - When a pipe cannot be had, bytes are copied: `pipe-user-pages-soft` and `pipe-max-size` in
-//!   `/proc/sys/fs` limit users without privileges. When descriptors run out, empty pipes are closed
-//!   before a client has to wait.
+//!   `/proc/sys/fs` limit users without privileges. When descriptors run out, empty pipes are
+//!   closed before a client has to wait.
 //! - **`SIGPIPE` must be ignored**, as it is in Rust programs by default. The kernel raises it when
 //!   bytes are spliced to a peer that has reset the connection, and unlike with a write nothing
 //!   prevents that. The balancer looks for that in `/proc` before it splices a connection, and

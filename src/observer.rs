@@ -53,19 +53,19 @@ pub trait Observer: Send {
     /// A client's connection ended, or the client was refused.
     fn ended(&mut self, ended: &Ended<'_>) {}
 
-    /// Updates were applied. Whoever waits for them learns of it after this call.
+    /// Updates were applied. Those who wait for them are told after this call.
     fn updated(&mut self, applied: &Applied) {}
 
     /// A backend was ejected, may be probed, or is back: see [`Ejection`](crate::Ejection).
     ///
-    /// Called at the end of the turn. A backend that an update removes or gives a new target is not
-    /// reported; its record ends with that.
+    /// Called at the end of the turn. An update that removes a backend or gives it a new target
+    /// also drops its breaker; that is not reported.
     fn breaker_changed(&mut self, changed: &BreakerChanged<'_>) {}
 
-    /// Accepting has paused, because this machine is short of something, or goes on.
+    /// Accepting has paused, because this machine is short of something, or has resumed.
     ///
-    /// Called at the end of the turn, and no more once the listener is closed. Waiting because of
-    /// [`max_connections`](crate::Builder::max_connections) is no pause.
+    /// Called at the end of the turn, but not after the listener is closed. Waiting because of
+    /// [`max_connections`](crate::Builder::max_connections) is not a pause.
     fn accept_changed(&mut self, changed: &AcceptChanged<'_>) {}
 }
 
@@ -181,7 +181,7 @@ pub struct BreakerChanged<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BreakerState {
-    /// Dials are as likely as any to succeed.
+    /// The backend gets clients as usual.
     Closed,
     /// Dials failed: the backend is skipped for this time while others are left.
     #[non_exhaustive]
@@ -193,7 +193,7 @@ pub enum BreakerState {
     HalfOpen,
 }
 
-/// Accepting has paused, or goes on.
+/// Accepting has paused, or has resumed.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum AcceptChanged<'a> {

@@ -30,7 +30,7 @@ pub struct Server {
     pub(crate) event_loop: EventLoop,
     pub(crate) poll: Poll,
     pub(crate) control: Control,
-    /// Told of the end. Last, so that all sockets of a server that never ran are closed before.
+    /// Reports the end. Last, so that the sockets of a server that never ran are closed before.
     pub(crate) ended: oneshot::Sender<Summary>,
 }
 
@@ -61,8 +61,8 @@ impl Server {
     pub fn run(self) -> Result<Summary, Error> {
         let Self { event_loop, poll, control, mut ended } = self;
         ended.set_if_dropped(Closed::Panicked);
-        // Drops the loop, so that all sockets are closed by the time the end is told, even by a
-        // panic.
+        // Consumes the loop, so that all sockets are closed before the end is reported, even if
+        // there is a panic.
         let result = run_loop(event_loop, poll, control.local_addr());
         tell_end(ended, result)
     }
@@ -115,7 +115,7 @@ fn run_loop(
     Ok(event_loop.summary(now))
 }
 
-/// Tells those who wait for the end what came of it.
+/// Reports the end to everyone who waits for it.
 fn tell_end(
     mut ended: oneshot::Sender<Summary>,
     result: Result<Summary, Error>,
@@ -194,7 +194,7 @@ impl Drop for ServerThread {
         }
         // A thread cannot join itself. It ends after the observer or backend that owns this.
         if !is_own_thread {
-            // The panic hook has reported a panic. An error has nobody left to go to.
+            // The panic hook has reported a panic. For an error there is no receiver left.
             let _ = thread.join();
         }
     }

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// Shown as words (`target removed`); [`as_str`](Self::as_str) returns a label for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
+// To add a reason: put it here and into `ALL` at the same place, and into `as_str`. First come
+// those that only end a connection, then those that may also refuse a client, then those that only
+// refuse. `ENDED` and `REFUSED` split `ALL` by their numbers.
 pub enum EndReason {
     /// Both sides ended their streams in an orderly way.
     Finished,
@@ -204,9 +207,9 @@ pub struct BackendStats {
     pub ejected: bool,
     /// How long it stays ejected. `None` if it is not.
     pub ejected_for: Option<Duration>,
-    /// Whether its ejection is over, and one client's dial is to tell whether it is back.
+    /// Whether its ejection is over, and one client's dial is about to tell whether it is back.
     pub half_open: bool,
-    /// Why the last dial of its target failed that did. A success does not clear it.
+    /// Why a dial of its target last failed. A success does not clear it.
     pub last_error: Option<DialError>,
     /// Its connections, failures and bytes.
     pub usage: Usage,

@@ -1,5 +1,6 @@
-//! What the mailbox is made of: locks, an atomic, the waker and thread ids; or models of them, by
-//! which loom tries every order of threads: see `testing::mailbox_model`.
+//! What the mailbox is made of: locks, an atomic, the waker and thread ids. In a test build for
+//! loom these are models, with which loom tries every order of threads: see
+//! `testing::mailbox_model`.
 
 use std::sync::PoisonError;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// As good as for ever.
+/// Longer than any process runs.
 pub(crate) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Returns the time after a limit, or a century from now if there is no such time.

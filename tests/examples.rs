@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use tinylb_tests::wait_for;
 
-/// Starts an example, which `cargo test` has built next to the tests. `cargo test --test examples` runs the one built
-/// last: `cargo build --examples` goes before it.
+/// Starts an example, which `cargo test` has built next to the tests. `cargo test --test examples`
+/// runs the one built last: `cargo build --examples` goes before it.
 #[track_caller]
 fn start(name: &str) -> Child {
     let tests = std::env::current_exe().unwrap();

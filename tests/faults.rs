@@ -1,5 +1,6 @@
-//! What becomes of pairs when calls of their sockets fail, fall short, block or are interrupted, or when a peer goes
-//! away right before a call. The sockets and the event queue are real, and errors come between them and the balancer.
+//! What becomes of pairs when calls of their sockets fail, fall short, block or are interrupted, or
+//! when a peer goes away right before a call. The sockets and the event queue are real, and errors
+//! come between them and the balancer.
 
 #![cfg(target_os = "linux")] // whose error numbers these are, and whose event queue
 
@@ -54,7 +55,8 @@ impl Rig {
         self.reports.recv_timeout(PATIENCE).expect("no conversation has ended")
     }
 
-    /// Has one more conversation, in which nothing goes wrong, and shuts down: nothing is left, and all adds up.
+    /// Has one more conversation, in which nothing goes wrong, and shuts down: nothing is left, and
+    /// all adds up.
     #[track_caller]
     fn assert_serves_and_ends(self) {
         let talk = Talk::new(u64::MAX, 100, 100, Order::Together);
@@ -80,7 +82,8 @@ fn set_of(lab: &Arc<Lab>, backends: &[TestBackend]) -> BackendSet {
     keys.zip(backends).map(|(key, backend)| (key, lab.backend(backend.addr))).collect()
 }
 
-/// Has several conversations at once, all of which come to their end in order, and no backend is blamed.
+/// Has several conversations at once, all of which come to their end in order, and no backend is
+/// blamed.
 #[track_caller]
 fn assert_nothing_changes(rig: Rig, len: u64) {
     let lens = [(len, len), (len / 2, len), (0, len), (len, 1)];
@@ -179,7 +182,8 @@ fn c6_4_an_error_of_any_call_ends_its_own_pair_or_its_dial_and_nothing_else() {
     assert_eq!(reached, BTreeSet::from(CALLS), "not all were ever made");
 }
 
-/// Has one pair of which a call fails, beside a pair that was there before. Returns whether there was such a call.
+/// Has one pair of which a call fails, beside a pair that was there before. Returns whether there
+/// was such a call.
 #[track_caller]
 fn fails_at(blocks: bool, order: Order, side: Side, call: Call, nth: usize) -> bool {
     println!("{call:?} of {side:?} #{nth}, {order:?}, {blocks}"); // shown if it fails
@@ -281,8 +285,8 @@ fn c6_4_a_client_may_be_gone_before_any_call_of_its_pair() {
     }
 }
 
-/// A backend that resets or says something and ends before a call: before it counts as connected the client goes on to
-/// another, after it the client sees what became of it.
+/// A backend that resets or says something and ends before a call: before it counts as connected
+/// the client goes on to another, after it the client sees what became of it.
 #[test]
 fn c5_3_c3_10_a_backend_may_be_gone_before_any_call_of_its_pair() {
     let moments = [

@@ -25,7 +25,8 @@ impl Log for Capture {
     fn flush(&self) {}
 }
 
-/// What was logged since the last call: the lines at `info` and above, and how many there were below.
+/// What was logged since the last call: the lines at `info` and above, and how many there were
+/// below.
 fn logged() -> (Vec<String>, usize) {
     let lines = std::mem::take(&mut *CAPTURE.0.lock().unwrap());
     let (told, details): (Vec<_>, Vec<_>) =

@@ -1,13 +1,14 @@
-//! Mixed load on two balancers for minutes or hours, while their sets change ten times a second: no byte is lost or
-//! doubled, what is removed is closed, the counters add up, and all that was taken is given back.
+//! Mixed load on two balancers for minutes or hours, while their sets change ten times a second: no
+//! byte is lost or doubled, what is removed is closed, the counters add up, and all that was taken
+//! is given back.
 //!
 //! ```sh
 //! cargo test --release --test soak -- --seconds 120
 //! ```
 //!
-//! One balancer listens on TCP, the other on a Unix-domain socket; both have backends of both kinds, and some that refuse,
-//! are missing or do not answer. A seed repeats the conversations and the changes of the sets, though not how threads take
-//! turns.
+//! One balancer listens on TCP, the other on a Unix-domain socket; both have backends of both
+//! kinds, and some that refuse, are missing or do not answer. A seed repeats the conversations and
+//! the changes of the sets, though not how threads take turns.
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixListener;
@@ -47,8 +48,9 @@ struct Options {
     updates_per_second: u32,
 }
 
-/// What the C library of GNU systems is told before the program begins: to have one heap, and to set nothing aside for
-/// each thread. Otherwise threads that free each other's memory hold ever more of it, which looks like a leak.
+/// What the C library of GNU systems is told before the program begins: to have one heap, and to
+/// set nothing aside for each thread. Otherwise threads that free each other's memory hold ever
+/// more of it, which looks like a leak.
 const ONE_HEAP: (&str, &str) =
     ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0");
 /// How much memory may be kept after the load beyond what the warm-up has kept.
@@ -191,7 +193,8 @@ impl Shared {
         assert!(faults.is_empty(), "{faults:?}");
     }
 
-    /// What a backend does with a connection. A client that leaves its Unix-domain socket looks as if it had ended.
+    /// What a backend does with a connection. A client that leaves its Unix-domain socket looks as
+    /// if it had ended.
     fn answer(&self, stream: Socket, [client_is_unix, is_unix]: [bool; 2]) {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             if let Some((talk, received)) = Talk::answer(stream) {
@@ -379,7 +382,8 @@ impl Changer {
         self.apply(std::slice::from_ref(&self.set.clone()), drain);
     }
 
-    /// A target goes and comes back in the next moment, maybe before the balancer has looked (C3.6).
+    /// A target goes and comes back in the next moment, maybe before the balancer has looked
+    /// (C3.6).
     fn flap(&mut self) {
         let Some(&target) = self.set.values().next() else { return };
         let mut gone = self.set.clone();
@@ -394,7 +398,8 @@ impl Changer {
         assert!(of_target.iter().all(|id| !seen.open.contains_key(id)), "C3.6: {name} is back");
     }
 
-    /// Hands these sets over without a pause, waits until they are applied, and looks at what is left.
+    /// Hands these sets over without a pause, waits until they are applied, and looks at what is
+    /// left.
     fn apply(&mut self, sets: &[HashMap<u64, usize>], drain: Option<Duration>) {
         let start = Instant::now();
         let hand_over = |set: &HashMap<u64, usize>| {

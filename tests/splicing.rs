@@ -295,7 +295,8 @@ fn c3_10_a_reset_amid_bulk_is_passed_on_after_what_came_before() {
     balancer.wait_for("they end", |stats| stats.ended.of(EndReason::BackendFailed) == 20);
 }
 
-/// Descriptors run out: what needs one fails while there is an empty pipe, and once more if that is told.
+/// Descriptors run out: what needs one fails while there is an empty pipe, and once more if that is
+/// told.
 #[derive(Default)]
 struct Shortage {
     begun: AtomicBool,
@@ -401,7 +402,8 @@ fn c4_3_empty_pipes_are_closed_before_a_client_has_to_wait_for_a_descriptor() {
 /// A client that reads all the time, until it is reset.
 type Victim = Arc<Mutex<Option<TcpStream>>>;
 
-/// Resets a client at the very moment when bulk is about to be written to it, while the loop is busy with another.
+/// Resets a client at the very moment when bulk is about to be written to it, while the loop is
+/// busy with another.
 struct Assassin(Victim);
 
 impl Observer for Assassin {

@@ -1,9 +1,9 @@
-//! Hosts that vanish without a word: dials fail over, idle pairs end by keepalive, those with bytes on their way by
-//! `user_timeout`, and the rest goes on.
+//! Hosts that vanish without a word: dials fail over, idle pairs end by keepalive, those with bytes
+//! on their way by `user_timeout`, and the rest goes on.
 //!
-//! Each test has hosts of its own: network namespaces of this machine, behind a router that can swallow what comes from
-//! one of them or goes to it. That takes Linux, root, and `ip` of iproute2. Elsewhere each test says that it is skipped,
-//! or fails if `TINYLB_REQUIRE_NETNS=1` asks for it.
+//! Each test has hosts of its own: network namespaces of this machine, behind a router that can
+//! swallow what comes from one of them or goes to it. That takes Linux, root, and `ip` of iproute2.
+//! Elsewhere each test says that it is skipped, or fails if `TINYLB_REQUIRE_NETNS=1` asks for it.
 
 #![cfg(all(target_os = "linux", feature = "socket2"))] // without it there is no keepalive
 
@@ -32,7 +32,8 @@ const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
 const MANY_PROBES: Keepalive = Keepalive::new(Duration::from_secs(1), Duration::from_secs(1), 100);
 const USER_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// Runs `ip` to its end, with commands for its batch mode if there are any. What it complained of is the error.
+/// Runs `ip` to its end, with commands for its batch mode if there are any. What it complained of
+/// is the error.
 fn ip(args: &[&str], batch: &str) -> Result<(), String> {
     let explain = |err: std::io::Error| format!("ip {}: {err}", args.join(" "));
     let mut command = Command::new("ip");
@@ -67,7 +68,8 @@ impl Namespace {
         ip(&["-n", &self.name, "-batch", "-"], commands)
     }
 
-    /// Does something on a thread that has entered it. Sockets and threads that are made there stay there.
+    /// Does something on a thread that has entered it. Sockets and threads that are made there stay
+    /// there.
     #[track_caller]
     fn on<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let enter_and_act = || {
@@ -145,7 +147,8 @@ enum Victim {
 }
 use Victim::{Backend, Client};
 
-/// Says that this thread's test is skipped, past the capture of test output; panics if it must not be.
+/// Says that this thread's test is skipped, past the capture of test output; panics if it must not
+/// be.
 fn skip(why: String) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("a test");
@@ -155,8 +158,8 @@ fn skip(why: String) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no hosts can be made here: {why}");
 }
 
-/// A balancer on a host of its own. Its backend "a" and the clients of its pairs may vanish; "b" and a client of it
-/// stay.
+/// A balancer on a host of its own. Its backend "a" and the clients of its pairs may vanish; "b"
+/// and a client of it stay.
 struct Scene {
     balancer: Balancer,
     watch: Watch,
@@ -240,8 +243,8 @@ fn make_hosts() -> Result<[Host; 4], String> {
 }
 
 impl Pair {
-    /// Sends a little each way, the last of it from the victim, which acknowledges with it all that it was sent: if it
-    /// vanishes now, no byte is on its way to it.
+    /// Sends a little each way, the last of it from the victim, which acknowledges with it all that
+    /// it was sent: if it vanishes now, no byte is on its way to it.
     #[track_caller]
     fn exchange(&mut self, victim: Victim) {
         let Self { client, server, .. } = self;
@@ -329,7 +332,8 @@ fn c6_7_bytes_on_their_way_to_a_vanished_host_end_the_pair_by_user_timeout_alone
         assert_eq!((end.reason, end.error), (failure_of(victim), Some(ErrorKind::TimedOut)));
         assert_took(end.at - sent_at, USER_TIMEOUT);
         assert_aborted(ended.survivor(victim));
-        // Keepalive ends the pair that has been quiet for less time than the one with bytes on their way.
+        // Keepalive ends the pair that has been quiet for less time than the one with bytes on
+        // their way.
         unlimited.watch.end_of(idle.id);
         assert!(
             !unlimited.watch.lock().ended.contains_key(&lasting.id),

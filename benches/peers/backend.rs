@@ -1,4 +1,5 @@
-//! The backends: one process, one loop, a listener for each, doing what the first message on a connection asks for.
+//! The backends: one process, one loop, a listener for each, doing what the first message on a
+//! connection asks for.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,7 +14,8 @@ use crate::wire::{self, MESSAGE, Order};
 use crate::{Fallible, transfer};
 use transfer::Transfer;
 
-/// Serves for ever, once it has told its addresses in one line on stdout. The backends are numbered from `first`.
+/// Serves for ever, once it has told its addresses in one line on stdout. The backends are numbered
+/// from `first`.
 pub(crate) fn serve(first: u8, count: u8) -> Fallible<()> {
     let poll = Poll::new()?;
     let mut listeners = Vec::new();

@@ -1,4 +1,5 @@
-//! How each proxy is told what all are told: one thread, these backends in turns, nothing logged, nobody idle cut.
+//! How each proxy is told what all are told: one thread, these backends in turns, nothing logged,
+//! nobody idle cut.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! tinylb beside other proxies, a hand-written loop and a bare relay, each a process of its own, measured in turns.
+//! tinylb beside other proxies, a hand-written loop and a bare relay, each a process of its own,
+//! measured in turns.
 //!
 //! `cargo bench -p tinylb-benches --bench peers -- --help` tells what can be chosen.
 //!

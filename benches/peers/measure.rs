@@ -43,7 +43,8 @@ pub(crate) fn monotonic_nanos() -> Fallible<u64> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64)
 }
 
-/// Bytes of memory of its own that the process has touched and not given back: heap, stacks, written data.
+/// Bytes of memory of its own that the process has touched and not given back: heap, stacks,
+/// written data.
 pub(crate) fn own_memory(pid: Pid) -> Fallible<f64> {
     let summary = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = summary.lines().find_map(|line| line.strip_prefix("Anonymous:"));

@@ -1,4 +1,5 @@
-//! A network of the run's own: loopback alone, with Reno, so that neither the machine's traffic nor pacing blurs figures.
+//! A network of the run's own: loopback alone, with Reno, so that neither the machine's traffic nor
+//! pacing blurs figures.
 
 use std::fs;
 

@@ -34,8 +34,8 @@ pub(crate) fn role(cores: &[usize], role: &str) -> Fallible<Command> {
     Ok(command)
 }
 
-/// A command that will run bound to these cores and not outlive this process, both of which only the process itself
-/// can ask for: so this program is started, and becomes the other one.
+/// A command that will run bound to these cores and not outlive this process, both of which only
+/// the process itself can ask for: so this program is started, and becomes the other one.
 pub(crate) fn command(cores: &[usize], program: impl AsRef<OsStr>) -> Fallible<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     let cores: Vec<_> = cores.iter().map(usize::to_string).collect();

@@ -90,7 +90,8 @@ impl Results {
         (rounds.len() > 1 && spread.is_finite()).then_some(spread.abs())
     }
 
-    /// The median of the ratios of `contender` to `base`, each within a round: what disturbed both cancels out.
+    /// The median of the ratios of `contender` to `base`, each within a round: what disturbed both
+    /// cancels out.
     pub(crate) fn ratio(
         &self,
         row: &'static str,

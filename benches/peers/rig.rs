@@ -38,7 +38,8 @@ impl<'a> Rig<'a> {
         Self::assemble(lab, contender, &[BACKENDS], false)
     }
 
-    /// With this many backends in each of several processes; and able to lose one, if that must be prepared for.
+    /// With this many backends in each of several processes; and able to lose one, if that must be
+    /// prepared for.
     pub(crate) fn assemble(
         lab: &'a Lab,
         contender: &Contender,

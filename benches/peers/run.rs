@@ -141,7 +141,8 @@ fn command_line() -> String {
     format!("cargo bench -p tinylb-benches --bench peers{separator}{}", args.join(" "))
 }
 
-/// How many pairs the descriptors that there may be suffice for, more than any measurement has if possible.
+/// How many pairs the descriptors that there may be suffice for, more than any measurement has if
+/// possible.
 fn make_room() -> Fallible<usize> {
     let (wanted, enough) = (50_000, 18_500);
     if rlimit::setrlimit(rlimit::Resource::NOFILE, wanted, wanted).is_err() {

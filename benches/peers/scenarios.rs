@@ -31,7 +31,8 @@ impl Scenario {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// A splicing proxy is compared where there is something to splice, and a variant where it might differ.
+    /// A splicing proxy is compared where there is something to splice, and a variant where it
+    /// might differ.
     pub(crate) fn concerns(self, contender: &Contender) -> bool {
         match self {
             Self::Bulk | Self::Fairness => !contender.is_variant(),
@@ -155,7 +156,8 @@ fn removal(lab: &Lab, contender: &Contender) -> Fallible<Figures> {
     Ok(figures)
 }
 
-/// Milliseconds until the last is closed, and microseconds of the worst round trip of another meanwhile.
+/// Milliseconds until the last is closed, and microseconds of the worst round trip of another
+/// meanwhile.
 fn remove(
     lab: &Lab,
     contender: &Contender,

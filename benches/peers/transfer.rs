@@ -1,4 +1,5 @@
-//! One end of a bulk transfer: so many bytes to send, so many to receive, one read and one write at a time.
+//! One end of a bulk transfer: so many bytes to send, so many to receive, one read and one write at
+//! a time.
 
 use std::io::{self, Read, Write};
 

@@ -1,4 +1,5 @@
-//! The first message on each connection: it tells the backend what is wanted, and its answer tells who serves it.
+//! The first message on each connection: it tells the backend what is wanted, and its answer tells
+//! who serves it.
 
 /// Bytes of an order, of its answer, and of every message of a round trip.
 pub(crate) const MESSAGE: usize = 64;
@@ -9,7 +10,8 @@ pub(crate) type Message = [u8; MESSAGE];
 pub(crate) enum Order {
     /// Send back whatever comes.
     Echo,
-    /// Take `upload` bytes; from the first of them on, send `download` bytes, and one more when all are taken.
+    /// Take `upload` bytes; from the first of them on, send `download` bytes, and one more when all
+    /// are taken.
     Transfer { upload: u64, download: u64 },
 }
 
@@ -39,7 +41,8 @@ impl Order {
 /// The answer of the backend of this number.
 pub(crate) fn answer(order: &Message, backend: u8) -> Message {
     let mut answer = *order;
-    // Never the order itself: a client that connected to its own port, as TCP allows, must not take that for a backend.
+    // Never the order itself: a client that connected to its own port, as TCP allows, must not take
+    // that for a backend.
     answer[1] = backend + 1;
     answer
 }

@@ -1,8 +1,9 @@
-//! The floor: what any relay over epoll must spend at least. It has no feature and handles no error: it moves bytes,
-//! passes on the end of a stream, and closes when both have ended.
+//! The floor: what any relay over epoll must spend at least. It has no feature and handles no
+//! error: it moves bytes, passes on the end of a stream, and closes when both have ended.
 //!
-//! Each socket is registered once, edge-triggered; a read that did not fill the scratch buffer has drained the socket;
-//! closing is what deregisters. Nothing is allocated for a pair but its slot, and what its reader did not take.
+//! Each socket is registered once, edge-triggered; a read that did not fill the scratch buffer has
+//! drained the socket; closing is what deregisters. Nothing is allocated for a pair but its slot,
+//! and what its reader did not take.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -53,7 +54,8 @@ impl Relay {
     fn accept(&mut self, rotation: &mut impl Iterator<Item = SocketAddr>) -> io::Result<()> {
         while let Ok((client, _)) = self.listener.accept() {
             let Some(backend) = rotation.next() else { continue };
-            // Sending on it before it is connected would block, and what would block is stuck until it is writable.
+            // Sending on it before it is connected would block, and what would block is stuck until
+            // it is writable.
             let backend = TcpStream::connect(backend)?;
             let slot = self.pairs.vacant_entry();
             let key = slot.key();
@@ -74,7 +76,8 @@ impl Relay {
         Ok(())
     }
 
-    /// An event of a pair that ended a moment ago may reach its successor, which then finds nothing to do.
+    /// An event of a pair that ended a moment ago may reach its successor, which then finds nothing
+    /// to do.
     fn ready(&mut self, key: usize, index: usize, event: &Event) {
         let Some([client, backend]) = self.pairs.get_mut(key) else { return };
         let (this, other) = if index == 0 { (client, backend) } else { (backend, client) };

@@ -20,7 +20,8 @@ impl Crowd {
         Self { orders, done }
     }
 
-    /// Has the clients leave, and so many others connect with this port. When this returns, each has been answered.
+    /// Has the clients leave, and so many others connect with this port. When this returns, each
+    /// has been answered.
     pub fn replace(&self, port: u16, clients: usize) {
         self.orders.send((port, clients)).unwrap();
         self.done.recv().expect("a client has failed");
@@ -48,7 +49,8 @@ pub fn gather(port: u16, count: usize) -> Vec<TcpStream> {
     clients
 }
 
-/// Of these numbers of pairs those that there are descriptors for, and in place of larger ones as many as there are.
+/// Of these numbers of pairs those that there are descriptors for, and in place of larger ones as
+/// many as there are.
 pub fn sizes(wanted: &[usize]) -> Vec<usize> {
     const SPARE: u64 = 100;
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap();

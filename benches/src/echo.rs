@@ -1,4 +1,5 @@
-//! A backend that sends back what it is sent, and ends its stream when the client has ended its own.
+//! A backend that sends back what it is sent, and ends its stream when the client has ended its
+//! own.
 
 use std::io;
 use std::net::TcpListener;
@@ -8,7 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::{descriptors, loopback};
 
-/// Starts one on a thread of its own, at all addresses of the loopback network, and returns its port.
+/// Starts one on a thread of its own, at all addresses of the loopback network, and returns its
+/// port.
 pub fn start() -> u16 {
     let listener = loopback::listener();
     let port = listener.local_addr().unwrap().port();

@@ -43,10 +43,12 @@ pub fn group<'a>(
     group
 }
 
-/// Keeps this thread, and those that it starts from now on, on the core that it runs on. (On Linux.)
+/// Keeps this thread, and those that it starts from now on, on the core that it runs on. (On
+/// Linux.)
 ///
-/// So a figure is the sum of what they all do. Side by side, it depends more on where the scheduler puts them and on
-/// how long an idle core takes to wake up: a round trip took 30 µs in one run and 350 µs in the next.
+/// So a figure is the sum of what they all do. Side by side, it depends more on where the scheduler
+/// puts them and on how long an idle core takes to wake up: a round trip took 30 µs in one run and
+/// 350 µs in the next.
 fn stay_on_one_core() {
     #[cfg(target_os = "linux")]
     {

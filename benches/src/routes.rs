@@ -1,7 +1,7 @@
 //! The ways to a backend that the benches set side by side.
 //!
-//! A figure is the time that clients, balancer and backend take together, so it is the ratios that tell, and what a
-//! balancer adds to the time of the direct way.
+//! A figure is the time that clients, balancer and backend take together, so it is the ratios that
+//! tell, and what a balancer adds to the time of the direct way.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,8 @@ pub struct Route {
     _balancer: Option<ServerThread>,
 }
 
-/// Without a balancer, through the loop that people write by hand, and through tinylb with its default settings.
+/// Without a balancer, through the loop that people write by hand, and through tinylb with its
+/// default settings.
 pub fn all(backends: &[SocketAddr]) -> [Route; 3] {
     [direct(backends), tokio(backends), tinylb("tinylb", Server::builder(), backends)]
 }

@@ -68,16 +68,19 @@ pub trait Backend: Send + Sync {
     /// does.
     ///
     /// # Errors
-    /// When the connection cannot be begun; the next candidate is then tried. There are two
-    /// exceptions: without a free descriptor or memory the client waits, and after `Interrupted`
-    /// the call is repeated.
+    /// When the connection cannot be begun; the next candidate is then tried. There are exceptions:
+    /// - `WouldBlock` means that the backend is busy. The next candidate is tried, but this one has
+    ///   not failed: if no other is left, the client waits and dials it again.
+    /// - Without a free descriptor or memory, the client waits.
+    /// - After `Interrupted`, the call is repeated.
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial>;
 
     /// Returns how many dials make up one try of this backend: one for each address it has.
     /// Defaults to 1.
     ///
-    /// [`DialRequest::attempt`] numbers the dials. Each has its own `connect_timeout`, and the
-    /// backend has failed when all have.
+    /// [`DialRequest::attempt`] numbers the dials. Each is limited by
+    /// [`connect_timeout`](crate::Builder::connect_timeout), and the backend has failed when all
+    /// have.
     fn attempts(&self) -> u32 {
         1
     }
@@ -162,7 +165,7 @@ impl Dial {
 
     /// Wraps the stream in a protocol, such as TLS.
     ///
-    /// A backend can thereby leave dialling to another one, with its addresses and socket options.
+    /// So a backend can leave dialling to another one, with its addresses and socket options.
     pub fn map_stream<S: Stream + 'static>(self, wrap: impl FnOnce(Box<dyn Stream>) -> S) -> Self {
         Self { stream: Box::new(wrap(self.stream)), preface: self.preface }
     }

@@ -210,8 +210,8 @@ impl Extend<Entry> for BackendSet {
     }
 }
 
-/// Wraps a backend in an [`Arc`] unless it is one: each set that a host builds from the backends of
-/// the last would add another layer.
+/// Wraps a backend in an [`Arc`], unless it is one already. Otherwise each set that a host builds
+/// from the backends of the previous one would add a layer.
 fn share<B: Backend + 'static>(backend: B) -> Arc<dyn Backend> {
     match (&backend as &dyn Any).downcast_ref::<Arc<dyn Backend>>() {
         Some(shared) => shared.clone(),

@@ -11,8 +11,8 @@ use super::{Backend, Dial, DialRequest};
 ///
 /// Its target name is `unix:` and the path. A path that is not UTF-8 is quoted and escaped.
 ///
-/// Such a socket connects at once or not at all: a server whose backlog is full has failed, and the
-/// next candidate is tried.
+/// Such a socket connects at once or not at all. A server whose backlog is full is busy: the next
+/// candidate is tried, and if none is left, the client waits for it.
 #[derive(Clone, Debug)]
 pub struct UnixBackend {
     path: PathBuf,

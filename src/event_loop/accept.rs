@@ -13,7 +13,7 @@ use crate::observer::Client;
 use crate::relay::Side;
 use crate::stats::EndReason;
 
-/// How many clients a turn accepts at most.
+/// The most clients that one turn accepts.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
 
 impl EventLoop {
@@ -59,7 +59,7 @@ impl EventLoop {
             }
         }
         if failed == ACCEPTS_PER_TURN {
-            // A listener that fails in this way for good would keep the loop busy for ever.
+            // A listener that keeps failing like this would keep the loop busy.
             self.pause_accepting(io::ErrorKind::ConnectionAborted.into(), now);
         }
     }

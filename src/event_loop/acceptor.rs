@@ -18,12 +18,12 @@ pub(crate) struct Acceptor {
     listener: Option<Box<dyn Listener>>,
     /// Set by an event, cleared only by `WouldBlock`.
     is_ready: bool,
-    /// Set after an error of `accept` or `dial` that tells of a shortage on this machine. No event
-    /// tells when that is over.
+    /// Set when `accept` or `dial` fails because this machine is short of something. No event tells
+    /// when that ends.
     paused_until: Option<Instant>,
     /// The error that the pause is for.
     pause_error: Option<io::Error>,
-    /// Whether the observer was told last that accepting has paused.
+    /// Whether the last change that the observer was told of is a pause.
     is_pause_reported: bool,
 }
 
@@ -50,9 +50,10 @@ impl Acceptor {
         })
     }
 
+    /// Closes the listener. The kernel resets the clients that are left in its backlog.
     pub(crate) fn close(&mut self, registry: &Registry) {
         if let Some(mut listener) = self.listener.take() {
-            // It is closed next, whatever the event queue says.
+            // An error changes nothing: the listener is closed next.
             let _ = registry.deregister(&mut *listener);
         }
     }
@@ -92,7 +93,7 @@ impl Acceptor {
         self.paused_until
     }
 
-    /// Ends a pause: a socket has been closed, so that there may be room.
+    /// Ends a pause, because a socket was closed: there may be room now.
     pub(crate) fn resume(&mut self) {
         self.paused_until = None;
     }
@@ -102,8 +103,8 @@ impl Acceptor {
         self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 
-    /// Returns what the observer is to be told, once. A shortage that lasts is one pause, though
-    /// accepting is tried in between.
+    /// Returns the change that the observer must be told of, once. A shortage that lasts is one
+    /// pause, even if accepting is tried in between.
     pub(crate) fn take_change(&mut self) -> Option<AcceptChanged<'_>> {
         let is_paused = self.paused_until.is_some();
         if is_paused == self.is_pause_reported || self.listener.is_none() {

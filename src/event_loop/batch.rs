@@ -29,18 +29,19 @@ pub(crate) enum Completeness {
     Interrupted,
 }
 
-/// The time up to which all events have been read: a timeout that was due later may be of a peer
-/// whose bytes are still unread.
+/// The time up to which all events have been read. A timeout that was due later must not fire yet:
+/// the bytes that prevent it may still be unread.
 ///
-/// Under load, every batch may be full. But the event queue hands out the sources in turn, so after
-/// as many events as there are sources, all that was there before has come.
+/// Under load, every batch may be full. But the event queue serves its sources in turn. So after as
+/// many events as there are sources, every event from before the first of these batches has come.
 #[derive(Default)]
 pub(crate) struct CompleteUntil {
     time: Option<Instant>,
-    /// The full batches since some poll.
+    /// The full batches since all events had last been read, if there are any.
     round: Option<Round>,
 }
 
+/// Full batches in a row.
 struct Round {
     began: Instant,
     /// How many events are still to come: as many as there were sources when it began.

@@ -36,7 +36,7 @@ impl BusyQueue {
         }
     }
 
-    /// Takes the target that is to be tried next, if the time has come.
+    /// Takes the target to try next, if any is due.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<Id<Target>> {
         if self.due.is_empty() {
             self.retry_at.filter(|at| *at <= now)?;
@@ -47,7 +47,7 @@ impl BusyQueue {
         self.due.pop_front()
     }
 
-    /// Has a target tried before the others of this round: the turn's budget is spent.
+    /// Puts a target back, to be tried first in the next turn: the budget of this one is spent.
     pub(crate) fn put_back(&mut self, target: Id<Target>) {
         self.due.push_front(target);
     }

@@ -13,17 +13,18 @@ use crate::stats::Applied;
 /// a small update does not wait for a large one before it.
 #[derive(Default)]
 pub(crate) struct CloseQueue {
-    /// In the order of their updates. The ids of batches count on from that of the first.
+    /// In the order of their updates. Their ids are consecutive, from `first_id` on.
     batches: VecDeque<ClosingBatch>,
     first_id: u64,
-    /// The batches that have client sockets left, and backend sockets, each once.
+    /// The ids of the batches that have client sockets left, each once.
     with_clients: VecDeque<u64>,
+    /// The ids of the batches that have backend sockets left, each once.
     with_backends: VecDeque<u64>,
     pairs: usize,
     sockets: usize,
 }
 
-/// The sockets that one step has left to be closed, and what is to be reported then.
+/// The sockets that one step leaves to be closed, and what to report once they are.
 #[derive(Default)]
 pub(crate) struct ClosingBatch {
     clients: VecDeque<Closing>,
@@ -74,6 +75,7 @@ impl ClosingBatch {
 }
 
 impl CloseQueue {
+    /// Adds a batch. One without sockets may still have a report.
     pub(crate) fn push(&mut self, batch: ClosingBatch) {
         let id = self.first_id + self.batches.len() as u64;
         if !batch.clients.is_empty() {
@@ -101,8 +103,8 @@ impl CloseQueue {
         self.batches.is_empty()
     }
 
-    /// Takes what to do next: only a report if no socket may be closed. Updates are reported in
-    /// their order.
+    /// Takes what to do next: a report, or a socket to close if it `may_close`. Updates are
+    /// reported in order.
     pub(crate) fn next(&mut self, may_close: bool) -> Option<Next> {
         while self.batches.front().is_some_and(ClosingBatch::is_closed) {
             self.first_id += 1;

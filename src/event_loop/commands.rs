@@ -1,4 +1,4 @@
-//! What hosts ask for besides updates: counters, and the end.
+//! What hosts ask for: updates, counters, drain, shutdown.
 
 use std::time::Instant;
 
@@ -8,11 +8,12 @@ use crate::mailbox::{Requests, Stop};
 use crate::stats::{EndReason, Stats};
 use crate::time::after;
 
-/// How many clients are accepted from the backlog when a drain begins: as many as the largest usual
-/// backlog holds.
+/// The most clients that are accepted from the backlog when a drain begins. The largest usual
+/// backlog holds this many.
 const ACCEPTS_WHEN_DRAINING: usize = 4096;
 
 impl EventLoop {
+    /// Does what hosts have asked for. Counters come last, so that they show the rest.
     pub(super) fn handle_commands(&mut self, requests: Requests, now: Instant) {
         let Requests { update, stats, stop } = requests;
         if let Some(update) = update {
@@ -28,14 +29,14 @@ impl EventLoop {
         }
     }
 
-    /// Accepts who is in the backlog, closes the listener, and lets pairs finish. The earlier of two
-    /// limits holds.
+    /// Begins to drain: the clients in the backlog are accepted, then the listener is closed, and
+    /// pairs may finish. Of two limits the earlier holds.
     fn drain(&mut self, until: Instant) {
         self.run_state = match self.run_state {
             RunState::Starting | RunState::Serving => {
                 let pairs = counted(self.pairs.len() as u64, "connection");
                 info!("draining: {pairs} left");
-                // Their connections are complete, and closing the listener would reset them.
+                // Clients in the backlog are connected. Closing the listener would reset them.
                 self.acceptor.set_ready();
                 let is_serving = self.run_state == RunState::Serving;
                 let accepts_left = if is_serving { ACCEPTS_WHEN_DRAINING } else { 0 };

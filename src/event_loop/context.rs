@@ -24,23 +24,23 @@ pub(crate) struct Config {
     pub(crate) splice: bool,
 }
 
-/// The state of a balancer but for its pairs and its queues.
+/// The state of a balancer except its pairs and queues.
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) registry: Registry,
     pub(crate) pool: Pool,
     /// What every read goes into.
     pub(crate) scratch: Vec<u8>,
-    /// What bulk moves through, if it is not copied.
+    /// What spliced bulk moves through.
     pub(crate) pipes: Pipes,
     pub(crate) observer: Box<dyn Observer>,
-    /// All counters but those of backends, which the pool has.
+    /// All counters except those of backends, which the pool keeps.
     pub(crate) counters: Stats,
     pub(crate) accept_warnings: LogLimit,
     pub(crate) dial_warnings: LogLimit,
     pub(crate) port_warnings: LogLimit,
     pub(crate) ejection_warnings: LogLimit,
-    /// Why clients are refused, as the log says.
+    /// Why all clients are refused, as logged last; `None` if they are served.
     warned_of: Option<&'static str>,
 }
 
@@ -88,7 +88,7 @@ impl Context {
         if self.may_serve() { EndReason::BackendsFailed } else { EndReason::NoBackend }
     }
 
-    /// Logs that no backend takes clients, or that one does again: once, not for each client.
+    /// Logs that no backend takes clients, or that one does again: once for each change.
     pub(crate) fn log_whether_served(&mut self) {
         let problem = match (self.may_serve(), self.pool.len()) {
             (true, _) => None,
@@ -127,7 +127,7 @@ impl Context {
         self.counters.dialling -= 1;
         self.counters.refused.count(reason);
         if reason == EndReason::NoBackend {
-            self.log_whether_served(); // not before, if no update has come yet
+            self.log_whether_served(); // before the first update, nothing else logs it
         }
         let ended = Ended {
             client: client.observed(),

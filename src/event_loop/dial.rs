@@ -19,16 +19,16 @@ use crate::relay::{Duplex, Side};
 use crate::stats::EndReason;
 use crate::time::after;
 
-/// How many dials a turn begins at most for clients accepted earlier.
+/// The most dials that one turn begins for clients accepted earlier.
 pub(super) const DIALS_PER_TURN: usize = 64;
 /// How many of them are at most of clients that waited for busy targets.
 const BUSY_DIALS_PER_TURN: usize = DIALS_PER_TURN / 2;
 
-/// The shortest time that an attempt gets to connect, unless `connect_timeout` is shorter: enough for
-/// a lost SYN to be sent again, which Linux does after one second.
+/// The shortest time that an attempt gets to connect, unless `connect_timeout` is shorter: enough
+/// for a lost SYN to be sent again, which Linux does after one second.
 const SHORTEST_SHARE: Duration = Duration::from_secs(2);
 
-/// What comes of a step towards a backend.
+/// The outcome of a step towards a backend.
 enum Step {
     /// There is nothing to do until an event or a timeout.
     Wait(Phase),
@@ -38,7 +38,7 @@ enum Step {
     Retry(Phase),
     /// No descriptor is left to dial with.
     AwaitDescriptor(Candidate, io::Error),
-    /// All backends that are left are busy. This target comes first.
+    /// All backends that are left are busy. The client waits for this target.
     AwaitBusy(Id<Target>),
     Connected {
         assignment: Assignment,
@@ -54,8 +54,8 @@ impl EventLoop {
         self.step(slot, now, |dialler, phase| dialler.advance(phase));
     }
 
-    /// Gives up an attempt whose time is over, or the client if the time for all attempts is. A dial
-    /// in flight is asked once more before.
+    /// Gives up an attempt whose time is over, or the client if the time for all attempts is.
+    /// Checks once more first whether the dial in flight is connected.
     pub(super) fn time_out_dial(&mut self, slot: usize, timeout: DialTimeout, now: Instant) {
         self.step(slot, now, |dialler, phase| dialler.time_out(phase, timeout));
         if matches!(self.pairs.get_mut(slot), Some(Pair { stage: Stage::Relaying(_), .. })) {
@@ -96,8 +96,8 @@ impl EventLoop {
         }
     }
 
-    /// Has clients that wait for busy targets pick anew: of each target the first, and more as long
-    /// as it takes them.
+    /// Lets clients that wait for busy targets pick again: the first one of each target, and more
+    /// for as long as the target takes them.
     pub(super) fn retry_busy(&mut self, now: Instant) {
         let mut dials = self.budget.dials.min(BUSY_DIALS_PER_TURN);
         while let Some(target) = self.busy_queue.next_due(now) {
@@ -121,7 +121,8 @@ impl EventLoop {
         }
     }
 
-    /// Takes a dialling pair out, has its next phase determined, and puts it back, or closes it.
+    /// Takes a dialling pair out of its slot, runs `step` on it, and does what that returns: puts
+    /// it back in its next phase, or closes it.
     fn step(
         &mut self,
         slot: usize,
@@ -196,18 +197,20 @@ struct Dialler<'a> {
 }
 
 impl Dialler<'_> {
+    /// Does what a phase has to do next.
     fn advance(&mut self, phase: Phase) -> Step {
         match phase {
-            // Its timer closes it. While it was queued, that could not fire.
+            // Its timer closes it, which cannot fire while the pair is queued.
             Phase::Pick | Phase::Dial(_) if self.give_up_at <= self.now => Step::Wait(phase),
             Phase::Pick => self.pick(),
             Phase::Dial(candidate) => self.dial(candidate),
-            // Their queues have them tried again.
+            // `retry_fd_waiters` and `retry_busy` try these again.
             Phase::AwaitDescriptor(_) | Phase::AwaitBusy => Step::Wait(phase),
             Phase::Connecting(connecting) => self.check_connect(connecting),
         }
     }
 
+    /// Does what a timeout asks for, unless the dial turns out to be connected.
     fn time_out(&mut self, phase: Phase, timeout: DialTimeout) -> Step {
         let step = match phase {
             Phase::Connecting(mut connecting) => match connecting.backend.check_connect() {
@@ -256,7 +259,7 @@ impl Dialler<'_> {
     fn dial(&mut self, mut candidate: Candidate) -> Step {
         candidate.dialled_at = self.now;
         let begun = match self.begin_dial(&candidate) {
-            // Their descriptors are of more use here.
+            // Empty pipes can spare their descriptors.
             Err(err) if net::is_shortage(&err) && self.cx.pipes.close_empty(self.now) => {
                 self.begin_dial(&candidate)
             }
@@ -276,7 +279,7 @@ impl Dialler<'_> {
                 }
                 Step::AwaitDescriptor(candidate, err)
             }
-            // Not at once: a backend that is always interrupted would hold up everyone.
+            // In a later turn: a backend that is always interrupted would hold up everyone else.
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {
                 Step::Retry(Phase::Dial(candidate))
             }
@@ -295,8 +298,8 @@ impl Dialler<'_> {
         }
     }
 
-    /// Returns how long an attempt may take: its fair share of the client's remaining time, within
-    /// `connect_timeout`. A share that would be too short to tell anything is made longer.
+    /// Returns how long an attempt may take: its fair share of the client's remaining time, but at
+    /// most `connect_timeout`. A share is never so short that running out of it proves nothing.
     fn share(&mut self, candidate: &Candidate) -> Duration {
         let Candidate { assignment, attempt, .. } = candidate;
         let connect_timeout = self.cx.config.limits.connect_timeout;
@@ -316,7 +319,7 @@ impl Dialler<'_> {
         Ok((backend, preface))
     }
 
-    /// Asks the backend's stream whether it is connected, if an event gave reason to.
+    /// Asks the backend's stream whether it is connected, if an event has come since the last time.
     fn check_connect(&mut self, mut connecting: Connecting) -> Step {
         if !std::mem::take(&mut connecting.has_event) {
             return Step::Wait(Phase::Connecting(connecting));
@@ -328,6 +331,7 @@ impl Dialler<'_> {
         }
     }
 
+    /// Counts and reports a dial that succeeded.
     fn connected(&mut self, connecting: Connecting) -> Step {
         let Connecting { backend, preface, candidate: Candidate { mut assignment, .. }, .. } =
             connecting;
@@ -342,6 +346,7 @@ impl Dialler<'_> {
         Step::Connected { assignment, backend, preface }
     }
 
+    /// Closes the stream of a dial that failed after it had begun.
     fn connect_failed(&mut self, mut connecting: Connecting, err: &io::Error) -> Step {
         connecting.backend.close(&self.cx.registry);
         connecting.candidate.has_failed = true;

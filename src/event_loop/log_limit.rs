@@ -13,7 +13,7 @@ pub(crate) struct LogLimit {
 impl LogLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Returns `None` if the warning is to be suppressed, else how many were since the last one.
+    /// Returns `None` if the warning must be suppressed, else how many were since the last one.
     pub(crate) fn pass(&mut self, now: Instant) -> Option<Suppressed> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < Self::INTERVAL) {
             self.suppressed += 1;

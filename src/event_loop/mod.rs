@@ -55,22 +55,22 @@ use crate::pool::Pool;
 use crate::relay::{Progress, Side};
 use crate::stats::{EndReason, Stats, Summary};
 
-/// How many bytes one direction moves in one turn at most, but for the read that passes this.
+/// The most bytes that one direction moves in one turn. The last read may exceed it.
 pub(crate) const BYTES_PER_DIRECTION: usize = 512 << 10;
-/// How much relaying one turn does, in bytes. It stops after the drive that passes this. Whoever
-/// becomes ready meanwhile waits for its end.
+/// The most bytes that one turn relays. The last drive may exceed it. Pairs that become ready
+/// meanwhile wait for the next turn.
 const BYTES_PER_TURN: u64 = 1 << 20;
-/// What a drive costs besides its bytes: a few system calls take about as long as these bytes.
+/// What a drive counts besides its bytes: its system calls take about as long as moving this many.
 const DRIVE_COST: u64 = 8 << 10;
-/// How many pairs a turn drives at most of those that have failed, and of those whose dials have
-/// come to something. Many do at the same time when a server dies, and the others wait for them.
+/// The most pairs that one turn drives of those that have failed, and of those whose dials have
+/// succeeded or failed. When a server dies there are many of them, and all others wait meanwhile.
 const FAILING_PER_TURN: usize = 64;
 const CONNECTS_PER_TURN: usize = 64;
-/// How many sockets a turn closes at most of those that were left by turns before. A close takes
-/// about 8 µs, most of it for the reset: with all of 9,000 pairs closed in one turn, a round trip of
-/// another took 228 ms, and with this 9.
+/// The most sockets that one turn closes of those that earlier turns have left. A close takes about
+/// 8 µs, mostly for the reset. While one turn closed 9,000 pairs, a round trip of another pair took
+/// 228 ms; with this limit it takes 9 ms.
 const CLOSES_PER_TURN: usize = 128;
-/// How many sockets a turn closes at once at most, before it leaves any.
+/// The most sockets that one turn closes at once. It leaves more than that to later turns.
 const CLOSES_AT_ONCE: usize = 256;
 
 /// The state of a balancer between two turns.
@@ -86,7 +86,7 @@ pub(crate) struct EventLoop {
     close_queue: CloseQueue,
     /// What is left of this turn's budgets.
     budget: Budget,
-    /// The time by which timeouts are judged.
+    /// The time up to which all events have been read. Timeouts that were due by then may fire.
     complete_until: CompleteUntil,
     processed_until: ProcessedUntil,
     run_state: RunState,
@@ -94,7 +94,7 @@ pub(crate) struct EventLoop {
     cx: Context,
 }
 
-/// What a turn may still do, of what it may have several occasions for.
+/// What is left of the budgets that several steps of a turn share.
 struct Budget {
     closes_at_once: usize,
     /// Of sockets that were left to be closed.
@@ -117,8 +117,8 @@ enum RunState {
     /// Before the first turn.
     Starting,
     Serving,
-    /// Clients that wait in the backlog are accepted, so many at most, and no others. When the limit
-    /// runs out, the rest are aborted.
+    /// The clients that wait in the backlog are accepted, `accepts_left` at most. At `until`, the
+    /// pairs that are left are aborted.
     Draining {
         until: Instant,
         accepts_left: usize,
@@ -158,12 +158,11 @@ impl EventLoop {
         self.cx.pipes = pipes;
     }
 
-    /// Runs one turn: handles the events, and all that is due by now. Returns when it wants to be
-    /// called again at the latest, though nothing may have happened; `None` if it can wait for an
-    /// event.
+    /// Runs one turn: handles the events and everything that is due. Returns when the next turn
+    /// must begin at the latest, even without an event; `None` if it can wait for one.
     ///
-    /// Whatever ends a pair or a dial because of a timeout is judged by the time up to which events
-    /// are complete, all else by `now`.
+    /// Timeouts that end a pair or a dial fire by the time up to which events are complete (see
+    /// [`batch`]). Everything else goes by `now`.
     pub(crate) fn turn(
         &mut self,
         batch: Batch<impl Iterator<Item = (Token, Readiness)>>,
@@ -179,7 +178,7 @@ impl EventLoop {
         for (token, readiness) in batch.events {
             events += 1;
             match Source::from(token) {
-                Source::Mailbox => {} // it has woken the loop, which looks below
+                Source::Mailbox => {} // only wakes the loop: every turn looks into the mailbox
                 Source::Listener => self.acceptor.set_ready(),
                 Source::Pair(pair, side) => self.handle_event(pair, side, readiness, now),
             }
@@ -239,6 +238,8 @@ impl EventLoop {
         2 * self.pairs.len() + self.close_queue.sockets() + 2
     }
 
+    /// Returns when the next turn is due: at once if there is work left, else at the earliest
+    /// timer.
     fn next_turn(&self, now: Instant) -> Option<Instant> {
         let may_retry = !self.fd_waiters.is_empty() && self.acceptor.paused_until().is_none();
         let has_work = self.pairs.has_queued() || !self.close_queue.is_empty();
@@ -279,7 +280,7 @@ impl EventLoop {
                 if readiness.error || is_over { Queue::Failing } else { Queue::Ready }
             }
             (Stage::Dialling(dialling), PairSide::Backend) => {
-                // Else it is of a dial that was given up in this turn.
+                // Otherwise the event is from a dial that was given up in this turn.
                 if let Phase::Connecting(connecting) = &mut dialling.phase {
                     connecting.backend.set_ready(readiness);
                     connecting.has_event = true;
@@ -318,9 +319,9 @@ impl EventLoop {
 
     /// Drives the pairs that are ready, until the turn has moved enough; the rest stay queued.
     ///
-    /// Pairs that events made ready come before those that had more to move than fits in a turn. So
-    /// a small message overtakes transfers that never run dry, which can therefore move much at a
-    /// time. One of the latter goes on in any turn, however many are ready.
+    /// Pairs that an event made ready come first, then those that had more to move than fits in a
+    /// turn. So a small message overtakes bulk transfers, and these can move a lot at a time. At
+    /// least one of them continues in every turn, however many pairs are ready.
     fn drive_relays(&mut self, now: Instant) {
         let mut bytes = 0;
         let unfinished = self.pairs.queue_len(Queue::Unfinished);
@@ -378,7 +379,8 @@ impl EventLoop {
 
 /// Closing.
 impl EventLoop {
-    /// Closes a pair: a side that was sent the end of stream in an orderly way, else by an abort.
+    /// Closes a pair. A side that was sent the end of its stream is closed in an orderly way, any
+    /// other by an abort.
     fn close_pair(&mut self, slot: usize, reason: EndReason, now: Instant) {
         let (client, backend) = self.detach(slot, reason, now);
         self.close(client, backend);

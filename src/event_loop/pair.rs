@@ -10,7 +10,7 @@ use crate::relay::{Duplex, Side};
 use crate::stats::EndReason;
 use crate::time::after;
 
-/// A pair.
+/// A client, and its backend once it has one.
 ///
 /// ```text
 /// Dialling ──connected──> Relaying ──both streams ended, or aborted──> (closed)
@@ -101,7 +101,8 @@ pub(crate) enum Timeout {
 pub(crate) enum DialTimeout {
     /// One attempt has; there is time for another.
     Attempt,
-    /// All attempts have. The last one has failed only if it had its full time.
+    /// All attempts together have. The one in flight counts as failed only if its own time is over
+    /// too.
     All { attempt_too: bool },
 }
 
@@ -141,9 +142,9 @@ pub(crate) struct Candidate {
     pub(crate) assignment: Assignment,
     /// Which of its dials: see `Backend::attempts`.
     pub(crate) attempt: u32,
-    /// When that dial was begun, or is to be.
+    /// When the last dial began, or the pick if there was none yet.
     pub(crate) dialled_at: Instant,
-    /// Whether a dial failed for a reason that says something of the backend.
+    /// Whether a dial has failed for a reason that says something about the backend.
     pub(crate) has_failed: bool,
 }
 
@@ -159,7 +160,7 @@ pub(crate) struct Connecting {
     pub(crate) preface: Vec<u8>,
     pub(crate) candidate: Candidate,
     pub(crate) give_up_at: Instant,
-    /// Whether an event has come since the stream was asked last.
+    /// Whether an event has come since the stream was last asked if it is connected.
     pub(crate) has_event: bool,
 }
 
@@ -174,15 +175,16 @@ impl Dialling {
         matches!(self.phase, Phase::Pick | Phase::Dial(_))
     }
 
-    /// Takes its backend away: another one is to be picked.
+    /// Takes its backend away. Its next step is to pick another one.
     pub(crate) fn take_backend(&mut self) -> (Option<Assignment>, Option<Side>) {
         let pick = match self.phase {
-            Phase::AwaitDescriptor(_) => Phase::AwaitDescriptor(None), // it keeps its place there
+            Phase::AwaitDescriptor(_) => Phase::AwaitDescriptor(None), // it keeps its place in line
             _ => Phase::Pick,
         };
         std::mem::replace(&mut self.phase, pick).into_parts()
     }
 
+    /// Returns when to check its timeouts.
     pub(crate) fn deadline(&self) -> Instant {
         match &self.phase {
             Phase::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
@@ -214,7 +216,7 @@ impl Phase {
         }
     }
 
-    /// Takes the phase apart: what is to be released, and to be aborted.
+    /// Takes the phase apart: the assignment to release, and the side to abort.
     pub(crate) fn into_parts(self) -> (Option<Assignment>, Option<Side>) {
         match self {
             Self::Pick | Self::AwaitDescriptor(None) | Self::AwaitBusy => (None, None),
@@ -228,7 +230,7 @@ impl Phase {
     }
 }
 
-/// A client that is connected with a backend.
+/// A client that is connected to a backend.
 pub(crate) struct Relaying {
     pub(crate) assignment: Assignment,
     pub(crate) duplex: Duplex,
@@ -242,7 +244,7 @@ impl Relaying {
         }
     }
 
-    /// Returns the next timeout, and the reason to close the pair for then.
+    /// Returns when its next timeout is due, and the reason to close the pair for then.
     pub(crate) fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
         let active_at = self.duplex.active_at();
         let idle =

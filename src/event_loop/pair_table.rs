@@ -38,7 +38,7 @@ pub(crate) enum Queue {
     Connect,
     /// It had more to move than fits in a turn.
     Unfinished,
-    /// Its client is to be given a backend.
+    /// Its next step is to pick or dial a backend.
     Dial,
 }
 
@@ -79,7 +79,7 @@ impl PairTable {
         self.slots.len() - self.vacated.len()
     }
 
-    /// Returns whether one more pair can be told apart by its token.
+    /// Returns whether there is a token for one more pair.
     pub(crate) fn has_room(&self) -> bool {
         self.slots.len() < MAX_PAIRS
     }

@@ -7,7 +7,7 @@ use super::pair_table::{Mark, PairTable};
 use super::{EventLoop, RunState};
 use crate::stats::EndReason;
 
-/// How many timeouts a turn handles at most.
+/// The most timeouts that one turn handles.
 const TIMEOUTS_PER_TURN: usize = 256;
 
 /// The time up to which all events have been dealt with, besides read.
@@ -39,7 +39,7 @@ impl EventLoop {
         let Some(complete_until) = self.complete_until.time() else { return };
         for _ in 0..TIMEOUTS_PER_TURN {
             let Some(slot) = self.timers.next_due(complete_until) else { break };
-            // A queued pair is asked after it has done what it has to.
+            // A queued pair is driven first. That arms its timer again.
             if !self.pairs.is_queued(slot) {
                 self.check_timeout(slot, complete_until, now);
             }

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 /// Timers, at most one for each slot of the pair table.
 ///
-/// A timer is a reminder: it belongs to the slot, not to its occupant, and is never cancelled.
-/// Whichever pair has the slot when it fires is asked, and arms it again if need be. So moving bytes
-/// costs nothing here, and a short connection finds its predecessor's timer still armed.
+/// A timer is a reminder: it belongs to the slot, not to its occupant, and is never cancelled. When
+/// it fires, the pair in the slot is asked, which arms it again if need be. So moving bytes costs
+/// nothing here, and a short connection finds its predecessor's timer still armed.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     queue: BinaryHeap<Reverse<(Instant, usize)>>,
     /// For each slot, which entry of the queue counts. An earlier one overrides a later one, which
-    /// stays behind.
+    /// stays in the queue until it is due or swept.
     armed: Vec<Option<Instant>>,
 }
 
@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn c9_1_overridden_entries_do_not_pile_up() {
         let (mut timers, start) = (Timers::default(), Instant::now());
-        timers.arm(1, start + Duration::from_secs(100)); // ahead of the overridden ones, which are not looked at
+        // Ahead of the overridden entries, so that these are not looked at.
+        timers.arm(1, start + Duration::from_secs(100));
         for round in 0..10_000_u64 {
             timers.arm(0, start + Duration::from_secs(1_000_000 + round));
             let soon = start + Duration::from_millis(round);

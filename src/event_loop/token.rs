@@ -38,8 +38,7 @@ pub(crate) const LISTENER: Token = Token(usize::MAX - 1);
 pub(crate) const MAX_PAIRS: usize = SLOT_MASK;
 
 impl PairToken {
-    /// Makes a token for a slot. The id may be any that differs from those of the slot's recent
-    /// occupants.
+    /// Returns a token for a slot. The id must differ from those of the slot's recent occupants.
     pub(crate) fn new(slot: usize, id: u64) -> Self {
         Self { slot, generation: id as usize & GENERATION_MASK }
     }

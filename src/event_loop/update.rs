@@ -39,11 +39,11 @@ impl EventLoop {
         batch.set_report(Report { applied, reply });
         self.close_queue.push(batch);
         self.close_some();
-        // Backends of the host are dropped with these, which may take its time.
+        // These hold backends of the host. To drop them may take a while.
         drop((replaced, live_before, updates, update));
     }
 
-    /// Takes the pairs out whose target is gone, and cancels the dials to targets that are gone,
+    /// Takes out the pairs whose target is gone, and cancels the dials to targets that are gone,
     /// drain or are held.
     fn end_unserved(&mut self, applied: &mut Applied, batch: &mut ClosingBatch, now: Instant) {
         for slot in self.pairs.slot_numbers() {
@@ -82,7 +82,7 @@ impl EventLoop {
         }
     }
 
-    /// Has the clients that wait for busy backends pick anew at once.
+    /// Lets the clients that wait for busy backends pick again.
     fn release_busy(&mut self, batch: &mut ClosingBatch, now: Instant) {
         for token in self.busy_queue.take() {
             let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.find(token) else {
@@ -118,8 +118,8 @@ impl EventLoop {
         self.close_some();
     }
 
-    /// Closes sockets that are still to be closed, as far as the turn's budget goes, and reports
-    /// the updates that are applied by that.
+    /// Closes sockets of the close queue, as far as the turn's budget goes, and reports the updates
+    /// that this completes.
     pub(super) fn close_some(&mut self) {
         loop {
             match self.close_queue.next(self.budget.closes > 0) {
@@ -129,7 +129,7 @@ impl EventLoop {
                     self.acceptor.resume();
                 }
                 Some(Next::Report(Report { applied, reply })) => {
-                    // The observer first: whoever waits may look for what it has noted.
+                    // The observer first: a thread that waits may look at what it has recorded.
                     self.cx.observer.updated(&applied);
                     reply.send(applied);
                 }

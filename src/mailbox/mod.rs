@@ -1,9 +1,9 @@
-//! From the host's threads to the loop: what is asked for, in a mailbox whose size does not depend
-//! on how much is asked, and a waker.
+//! From the host's threads to the loop: a mailbox of requests, whose size does not depend on the
+//! number of calls, and a waker.
 //!
 //! The mailbox is locked for O(1). An update is put in at once; only then its sender merges it with
 //! those before it that the loop has not taken yet, outside the lock. So the loop waits for nobody.
-//! Senders merge one after another, in order, so that none of them is starved.
+//! Senders merge one after another, in order, so that each gets its turn.
 
 mod fair_lock;
 pub(crate) mod oneshot;
@@ -22,7 +22,7 @@ use crate::pool::pending_update::{LiveTargets, PendingUpdate, Removal};
 use crate::stats::{Applied, Stats};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Waker, current_thread, lock};
 
-/// Makes a mailbox: the hosts' end, and the loop's end, which the waker wakes.
+/// Makes a mailbox: the half for hosts, and the half for the loop, which the waker wakes.
 pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
     let mailbox = Mailbox {
         run_state: RunState::Unstarted,
@@ -38,11 +38,11 @@ pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
     (Sender(shared.clone()), Receiver(shared))
 }
 
-/// The hosts' end; any number of clones.
+/// The half for hosts. It can be cloned.
 #[derive(Clone)]
 pub(crate) struct Sender(Arc<Shared>);
 
-/// The loop's end. Dropping it answers everything with "stopped", now and from then on.
+/// The half for the loop. Dropping it answers everything with "stopped", now and from then on.
 pub(crate) struct Receiver(Arc<Shared>);
 
 struct Shared {
@@ -56,10 +56,10 @@ struct Shared {
 
 struct Mailbox {
     run_state: RunState,
-    /// Gone with the loop, so that no handle keeps a descriptor open.
+    /// `None` once the loop is gone, so that no handle keeps a descriptor open.
     waker: Option<Arc<Waker>>,
     requests: Requests,
-    /// The targets that pairs may have, by which updates are merged.
+    /// The targets that pairs may have: a merged update says what becomes of each.
     live_targets: LiveTargets,
 }
 
@@ -67,7 +67,7 @@ struct Mailbox {
 enum RunState {
     Unstarted,
     On(ThreadId),
-    /// The loop is dropped, or about to be on this thread. Unless it never ran.
+    /// The loop is dropped, or about to be: by this thread, unless it never ran.
     Over(Option<ThreadId>),
 }
 
@@ -77,7 +77,7 @@ impl RunState {
     }
 }
 
-/// What hosts have asked for since the loop looked last. Dropping it releases all who wait.
+/// What hosts have asked for since the loop last looked. Dropping it releases everyone who waits.
 #[derive(Default)]
 pub(crate) struct Requests {
     pub(crate) stats: Option<oneshot::Sender<Stats>>,
@@ -88,9 +88,9 @@ pub(crate) struct Requests {
 
 /// The updates to be applied in one step.
 pub(crate) struct UpdateRequest {
-    /// Told of the step before the updates are dropped, whose backends are the host's.
+    /// Above `updates`, so that waiters are released before the host's backends are dropped.
     pub(crate) applied: oneshot::Sender<Applied>,
-    /// In order. The first may be several in one; senders keep the others few.
+    /// In order. The first may be a merged one. Senders merge them, so there are few.
     pub(crate) updates: Vec<Arc<PendingUpdate>>,
 }
 
@@ -118,7 +118,7 @@ impl Stop {
     }
 }
 
-/// What came of putting an update into the mailbox.
+/// The outcome of putting an update into the mailbox.
 struct Submitted {
     reply: Pending<Applied>,
     woken: Result<(), Error>,
@@ -132,8 +132,7 @@ impl Shared {
         lock(&self.mailbox)
     }
 
-    /// Wakes the loop for what was put into the mailbox. It is still locked, so that the waker
-    /// stays.
+    /// Wakes the loop for what was put into the mailbox, which is still locked.
     fn wake(&self, mailbox: &Mailbox) -> Result<(), Error> {
         self.has_requests.store(true, Ordering::Release);
         mailbox.waker.as_ref().map_or(Ok(()), |waker| waker.wake()).map_err(Error::Wake)
@@ -154,7 +153,7 @@ impl Sender {
         if updates.len() > 1 {
             self.merge(&updates, &live_targets);
         }
-        // The turn ends first: backends of the host may call in here when they are dropped.
+        // End the turn first: backends of the host may call in here when they are dropped.
         drop(turn);
         drop((updates, live_targets));
         woken.map(|()| reply)
@@ -175,8 +174,8 @@ impl Sender {
         Ok(Submitted { reply, woken, updates, live_targets })
     }
 
-    /// Replaces updates by one, unless the loop has taken them meanwhile, or another sender has
-    /// merged them: in an observer, a sender does not wait for its turn.
+    /// Replaces updates by a merged one, unless the loop has taken them meanwhile, or another
+    /// sender has merged them. (A sender on the loop's own thread does not wait for its turn.)
     fn merge(&self, updates: &[Arc<PendingUpdate>], live_targets: &LiveTargets) {
         let merged = PendingUpdate::merge(updates, live_targets);
         let mut mailbox = self.0.lock();
@@ -210,6 +209,7 @@ impl Sender {
         Ok(Pending::new(answer, self.clone()))
     }
 
+    /// Asks the loop to end. Does nothing after its end.
     pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
         let mut mailbox = self.0.lock();
         if mailbox.run_state.is_over() {
@@ -227,8 +227,8 @@ impl Sender {
         }
     }
 
-    /// Returns whether the calling thread runs the loop, or is about to drop it: an observer that is
-    /// dropped with the loop cannot wait for the end either.
+    /// Returns whether the calling thread runs the loop, or is about to drop it: an observer that
+    /// is dropped with the loop cannot wait for the end either.
     fn is_own_thread(&self) -> bool {
         match self.0.lock().run_state {
             RunState::Unstarted | RunState::Over(None) => false,
@@ -259,14 +259,14 @@ impl Receiver {
         Some(requests)
     }
 
-    /// Returns the update that a request is for.
+    /// Returns the updates of a request, merged into one.
     pub(crate) fn merged(&self, request: &UpdateRequest) -> Arc<PendingUpdate> {
         let live_targets = self.0.lock().live_targets.clone();
         PendingUpdate::merge(&request.updates, &live_targets)
     }
 
-    /// Says which targets pairs may have, now that an update is in force. Returns those before, to
-    /// be dropped when the host's backends may.
+    /// Sets the targets that pairs may have, now that an update is in force. Returns the former
+    /// ones, which hold backends of the host: the caller decides when these are dropped.
     pub(crate) fn set_live_targets(&self, live_targets: LiveTargets) -> LiveTargets {
         mem::replace(&mut self.0.lock().live_targets, live_targets)
     }

@@ -21,7 +21,7 @@ pub(crate) struct Sender<T> {
 #[derive(Debug)]
 pub(crate) struct Receiver<T> {
     shared: Arc<Shared<T>>,
-    /// Where the waker of the task that polls this end is kept, if one has.
+    /// The key of the waker in [`State::Waiting`], if a task has polled this end.
     waker: Option<usize>,
 }
 
@@ -89,7 +89,8 @@ impl<T> Shared<T> {
         lock(&self.state)
     }
 
-    /// The first settlement stands: a sender that is dropped may have sent.
+    /// Sets the final state and wakes everyone who waits. Only the first call counts: a sender that
+    /// is dropped may have sent before.
     fn settle(&self, settled: State<T>) {
         let mut state = self.lock();
         let State::Waiting(wakers) = &mut *state else { return };

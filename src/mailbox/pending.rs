@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use super::{Sender, oneshot};
 use crate::error::Error;
 
-/// An answer of the balancer that may still be to come. What was asked for is done whether or not
-/// anybody waits.
+/// An answer of the balancer, which may not be there yet. What was asked for is done whether or not
+/// anyone waits.
 ///
 /// A thread waits for it with [`wait`](Self::wait) or [`wait_timeout`](Self::wait_timeout), or asks
 /// with [`try_wait`](Self::try_wait). A task awaits it, on any executor:
 ///
 /// ```
-/// # async fn replace(control: tinylb::Control, set: tinylb::BackendSet) -> Result<(), tinylb::Error> {
+/// # use tinylb::{BackendSet, Control, Error};
+/// # async fn replace(control: Control, set: BackendSet) -> Result<(), Error> {
 /// let applied = control.update(set)?.await?;
 /// println!("{} connections closed", applied.closed);
 /// # Ok(())

@@ -1,4 +1,5 @@
-//! Whose failure an I/O error is: this machine's, one client's, or the backend's.
+//! What an I/O error says: this machine is short of something, one client is gone, or a backend
+//! has failed.
 
 use std::io;
 
@@ -55,7 +56,7 @@ pub(super) fn is_in_progress(err: &io::Error) -> bool {
     err.raw_os_error() == Some(errno::EINPROGRESS)
 }
 
-/// Returns whether an error of `accept` concerns one client that is gone. The next may be fine.
+/// Returns whether an error of `accept` concerns one client, which is gone. The next may be fine.
 pub(crate) fn is_of_one_client(err: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,

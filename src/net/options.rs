@@ -123,8 +123,8 @@ pub(super) fn set(socket: &socket2::SockRef<'_>, options: &SocketOptions) -> io:
     Ok(())
 }
 
-/// Raises the unsent mark of a TCP socket. Returns the former one, or `None` if nothing was changed:
-/// it is not that low, or there is none.
+/// Raises the unsent mark of a TCP socket. Returns the former one, or `None` if nothing was
+/// changed: it is not that low, or there is none.
 #[cfg(all(feature = "splice", feature = "socket2", target_os = "linux"))]
 pub(crate) fn raise_unsent_mark(stream: &dyn super::Stream, mark: u32) -> Option<u32> {
     let fd = stream.splice_fd()?;

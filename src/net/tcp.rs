@@ -16,8 +16,8 @@ impl Stream for TcpStream {
 
     fn check_connect(&mut self) -> io::Result<bool> {
         match self.peer_addr() {
-            // Where nobody listens, a dial whose local port happens to be the port dialled
-            // connects to itself, and would echo its client.
+            // If nothing listens on a local port, a dial that happens to get that port for itself
+            // connects to itself. It would echo its client.
             Ok(peer) if Self::local_addr(self)? == peer => {
                 Err(io::ErrorKind::ConnectionRefused.into())
             }

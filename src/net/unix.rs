@@ -51,8 +51,8 @@ impl Listener for UnixListener {
     }
 
     fn set_options(&mut self, _: &SocketOptions) -> io::Result<()> {
-        // Makes it non-blocking, which mio leaves to whoever made it. The flag belongs to the
-        // socket, so a duplicate of the descriptor will do.
+        // Makes it non-blocking, which mio leaves to its caller. The flag belongs to the socket, so
+        // a duplicate of the descriptor will do.
         StdUnixListener::from(self.as_fd().try_clone_to_owned()?).set_nonblocking(true)
     }
 }

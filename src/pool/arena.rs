@@ -1,4 +1,4 @@
-//! A slab whose ids are never used again.
+//! A slab whose ids are never reused.
 
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;

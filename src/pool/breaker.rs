@@ -9,9 +9,11 @@ use crate::time::after;
 
 /// When a backend that keeps failing is ejected, and for how long.
 ///
-/// An ejected backend gets no client while another backend is left to try. The time doubles with
-/// each ejection that no success came between, from `base` up to `max`, and is then shortened by up
-/// to a quarter at random, so that a fleet does not return to a backend all at once.
+/// An ejected backend gets no client while another backend is left to try. When the time is over,
+/// one client's dial tells whether the backend is back; if it fails, the backend is ejected again.
+/// The time doubles with each ejection until a dial succeeds, from `base` up to `max`. It is then
+/// shortened at random by up to a quarter, so that a fleet does not return to a backend all at
+/// once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,7 +25,8 @@ use crate::time::after;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ejection {
-    /// How many consecutive failed dials eject a backend. Defaults to 3; 0 never ejects.
+    /// How many consecutive failed dials eject a backend. The dials of all its addresses for one
+    /// client count as one. Defaults to 3; 0 never ejects.
     pub failures: u32,
     /// The first time. Defaults to 1 second.
     pub base: Duration,
@@ -46,7 +49,7 @@ impl Ejection {
     /// Returns the time of an ejection after `earlier` ones in a row.
     fn duration(&self, earlier: u32, random: &mut Random) -> Duration {
         let doubled = self.base.saturating_mul(2_u32.saturating_pow(earlier));
-        // Bounded, since a float has no room for `Duration::MAX`; nobody waits a century.
+        // Bounded, since `mul_f64` may panic on `Duration::MAX`.
         let bounded = doubled.min(self.max).min(crate::time::CENTURY);
         bounded.mul_f64(1.0 - random.unit() / 4.0)
     }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// A key for each position, or none, as a tournament: each change and each query takes a step for
-/// each doubling of the number of positions.
+/// A key for each position, or none, as a tournament tree: each change and each query takes O(log
+/// n) steps.
 pub(super) struct MinTree<K> {
     keys: Vec<Option<K>>,
     /// The root is at 1, the children of `i` at `2 * i` and `2 * i + 1`, and the leaves are the
@@ -70,6 +70,7 @@ impl<K: Copy + Ord> MinTree<K> {
         self.better(first, last)
     }
 
+    /// Finds the winner of a node anew, from those of its children.
     fn replay(&mut self, node: usize) {
         self.winners[node] = self.better(self.winners[2 * node], self.winners[2 * node + 1]);
     }

@@ -1,8 +1,8 @@
-//! The backends in force: who is picked next, what each was used for, and what an update changes.
+//! The backends in force: which is picked next, what each was used for, and what an update changes.
 //!
 //! Members are the keys of the set, targets are what they name. Both have ids that stay valid for
-//! as long as they are in force, so that an update touches no pair but those it closes: a pair's
-//! [`Assignment`] holds the ids of what it was given, and finds nothing under them afterwards.
+//! as long as they are in force. A pair's [`Assignment`] holds the ids of what it was given, and
+//! finds nothing under them afterwards. So an update touches only the pairs that it closes.
 
 mod arena;
 mod breaker;
@@ -51,7 +51,8 @@ pub(crate) struct Pool {
     members: Arena<Member>,
     /// The members in key order.
     order: Vec<Id<Member>>,
-    /// Counts the changes of the order, by which clients know that positions have changed.
+    /// Counts the changes of the order. [`Tried`] compares it to notice that positions have
+    /// changed.
     version: u64,
     rotation: Rotation,
     /// Picks for clients that have tried nothing yet.
@@ -64,7 +65,7 @@ pub(crate) struct Pool {
     closed: PositionSet,
     /// When ejections end. Kept in step by [`set_breaker`](Self::set_breaker).
     ejection_ends: BTreeSet<(Instant, usize)>,
-    /// Those that the observer is still to be told of.
+    /// The changes that the observer must still be told of.
     breaker_changes: Vec<BreakerChange>,
     targets: Arena<Target>,
     target_by_name: HashMap<Arc<str>, Id<Target>>,
@@ -102,14 +103,14 @@ pub(crate) struct Target {
     first_member: Option<usize>,
     dialling: usize,
     open: usize,
-    /// When its pairs are closed. Only once no key names it.
+    /// When its pairs are closed, if it drains. No key names it then.
     drain_until: Option<Instant>,
 }
 
 /// A client's claim on a backend, from the pick until [`Pool::release`].
 ///
-/// What is counted for it is counted off in that one place, however the pair leaves its backend.
-/// It cannot be copied, and nothing else takes it away.
+/// `release` takes back what was counted for it, however the pair leaves its backend. So it cannot
+/// be copied.
 #[must_use = "the pool counts it until it is released"]
 pub(crate) struct Assignment {
     entry: Arc<Entry>,
@@ -121,7 +122,7 @@ pub(crate) struct Assignment {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AssignmentState {
     Dialling,
-    /// As `Dialling`, and the breaker waits for what comes of it.
+    /// As `Dialling`, and the breaker waits for the outcome.
     Probing,
     Open,
 }
@@ -144,7 +145,7 @@ impl Assignment {
     }
 }
 
-/// What came of a pick.
+/// The outcome of a pick.
 pub(crate) enum Picked {
     Backend(Assignment),
     /// All that is left to try is busy. The client waits for this target.
@@ -160,25 +161,25 @@ impl Picked {
     }
 }
 
-/// What merging a new set into the order has found.
+/// The outcome of merging a new set into the order.
 #[derive(Default)]
 struct Merge {
     difference: Difference,
-    /// The targets that lost a key and had no other, though a later key of the set may name them.
+    /// The targets that have lost their last key. A later key of the new set may still name them.
     unnamed: Vec<Id<Target>>,
     /// The entries that were in force.
     retired: Vec<Arc<Entry>>,
-    /// The position that each member had before, if it was there, in the new order.
+    /// The position that each member of the new order had before, if it was there.
     before: Vec<Option<usize>>,
 }
 
-/// What came of replacing the set.
+/// The outcome of replacing the set.
 pub(crate) struct Replaced {
     pub(crate) difference: Difference,
     /// Whether any pair has lost its target, or may no longer dial it.
     pub(crate) affects_pairs: bool,
-    /// The entries that were in force. Their backends are the host's and may call in when they are
-    /// dropped, so that happens when the update is done.
+    /// The entries that were in force, kept until the update is done: their backends are the
+    /// host's, which may call in when they are dropped.
     _retired: Vec<Arc<Entry>>,
 }
 
@@ -210,16 +211,15 @@ impl Pool {
     }
 }
 
-/// Picking, and what becomes of it.
+/// Picking, and the outcomes of dials.
 impl Pool {
-    /// Returns whether a client that has tried so much can be given another backend, or can wait for
-    /// a busy one.
+    /// Returns whether a client can be given another backend, or can wait for a busy one.
     pub(crate) fn has_candidate(&self, tried: &mut Tried) -> bool {
         !self.untried(tried).is_empty() || self.next_busy(tried).is_some()
     }
 
-    /// Returns how many other backends the client of an assignment may still be given: while the
-    /// breaker of any is closed, only those.
+    /// Returns how many other backends the client of an assignment may still be given. While any of
+    /// them has a closed breaker, only those count.
     pub(crate) fn others_left(&self, assignment: &Assignment, tried: &mut Tried) -> usize {
         let own = self.position_of(&assignment.entry);
         let busy = tried.busy().iter().filter_map(|entry| self.position_of(entry)).count();
@@ -234,8 +234,8 @@ impl Pool {
         }
     }
 
-    /// Picks a backend that the client has not tried: by the policy at first, and then the next of
-    /// the rotation. One that is not available is picked only if no other is left, and none is busy.
+    /// Picks a backend that the client has not tried: the first by the policy, later ones in key
+    /// order. One that is not available is picked only if no other is left and none is busy.
     pub(crate) fn pick(&mut self, tried: &mut Tried) -> Picked {
         self.rotation.begin(self.order.len(), &mut self.random);
         if let Some(target) = self.must_wait(tried) {
@@ -266,6 +266,7 @@ impl Pool {
         (!is_available).then_some(target)
     }
 
+    /// Picks a position, and tells the policy.
     fn pick_position(&mut self, tried: &mut Tried) -> Option<usize> {
         if tried.is_empty() {
             let picked = self.selector.pick(&self.available, self.rotation.next());
@@ -282,6 +283,7 @@ impl Pool {
         Some(position)
     }
 
+    /// Returns the positions of the candidates that a client has not tried.
     fn untried<'a>(&'a self, tried: &'a mut Tried) -> &'a PositionSet {
         if tried.is_empty() {
             return &self.candidates;
@@ -419,13 +421,14 @@ impl Pool {
         self.selector.set_load(&mut positions, target.pairs());
     }
 
-    /// Returns the member whose breaker a dial is a verdict on: none if its key has left the set or
-    /// names another target now.
+    /// Returns the member whose breaker the outcome of a dial concerns; `None` if its key has left
+    /// the set or names another target now.
     fn judged_member(&self, assignment: &Assignment) -> Option<Id<Member>> {
         let member = self.members.get(assignment.member)?;
         (member.target == assignment.target).then_some(assignment.member)
     }
 
+    /// Returns the counters of the key that was picked, or those of all keys that have left.
     fn usage(&mut self, assignment: &Assignment) -> &mut Usage {
         match self.members.get_mut(assignment.member) {
             Some(member) => &mut member.usage,
@@ -517,7 +520,8 @@ impl Pool {
         };
         let mut old = old.into_iter().peekable();
         for entry in entries {
-            // Both are in key order. Equal keys often share their string, which is quick to see.
+            // Both are in key order. Equal keys often share their string, which is quick to
+            // compare.
             let mut kept = old.next_if(|id| self.members[*id].has_key_of(entry));
             if kept.is_none() {
                 while let Some(id) = old.next_if(|id| self.members[*id].entry.key() < entry.key()) {
@@ -543,7 +547,7 @@ impl Pool {
         let id = self.members.insert(Member {
             entry: entry.clone(),
             target,
-            position: 0, // set with those of all
+            position: 0, // set by `reposition`
             next_of_target: None,
             breaker: Breaker::default(),
             last_error: None,
@@ -604,8 +608,8 @@ impl Pool {
         id
     }
 
-    /// Counts one key less for a target, and lists it if that was the last one. A key of the new set
-    /// may still name it.
+    /// Counts one key less for a target, and lists it in `unnamed` if that was the last one. A key
+    /// of the new set may still name it.
     fn unname_target(&mut self, id: Id<Target>, unnamed: &mut Vec<Id<Target>>) {
         if let Some(target) = self.targets.get_mut(id) {
             target.keys -= 1;
@@ -656,7 +660,7 @@ impl Pool {
         }
     }
 
-    /// Makes what depends on positions again. `before` has the positions until now.
+    /// Rebuilds everything that depends on positions. `before` has the former ones.
     fn reposition(&mut self, before: &[Option<usize>]) {
         let Self { members, targets, order, .. } = self;
         self.version += 1;
@@ -707,7 +711,7 @@ impl Pool {
         self.targets.get(assignment.target).is_some_and(|target| target.open_keys > 0)
     }
 
-    /// Returns whether a target is dialled of which every key is held.
+    /// Returns whether any dial is in flight to a target whose keys are all held.
     fn has_dials_to_held(&self) -> bool {
         let members = self.order.iter().enumerate();
         let mut held = members.filter(|(position, _)| !self.candidates.contains(*position));

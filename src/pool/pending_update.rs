@@ -1,4 +1,4 @@
-//! Updates merged into one: the last set, and what became of each target on the way.
+//! Updates merged into one: the last set, and what the others mean for each target.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ pub(crate) enum Removal {
 pub(crate) enum Outcome {
     /// Named by the last update, and by every plain one: pairs stay, and a drain is lifted.
     Stay,
-    /// Pairs may finish within the limit. `anew` if a drain was lifted on the way: the limit of one
-    /// that was under way before is void then.
+    /// Pairs may finish within the limit. `anew` if an update in between named the target: the
+    /// limit of a drain that was under way before then no longer counts.
     Drain { limit: Duration, anew: bool },
     /// Missing from a plain update: pairs are closed, even if the target has come back since.
     Close,
@@ -66,7 +66,8 @@ impl PendingUpdate {
         Self { set, removal, earlier: HashMap::new() }
     }
 
-    /// Merges updates in the order in which they were submitted. Only the first may be a merged one.
+    /// Merges updates in the order in which they were submitted. Only the first may be merged
+    /// already.
     pub(crate) fn merge(updates: &[Arc<Self>], live: &LiveTargets) -> Arc<Self> {
         let (first, rest) = updates.split_first().expect("there is an update to merge");
         rest.iter().fold(first.clone(), |merged, next| Arc::new(merged.then(next, live)))
@@ -82,7 +83,7 @@ impl PendingUpdate {
 
     /// Returns what becomes of a live target. The caller knows whether the set names it.
     pub(crate) fn outcome(&self, name: &str, is_named: bool) -> Outcome {
-        // Not hashed for nothing: a single update has no earlier outcomes.
+        // Saves hashing the name: a single update has no earlier outcomes.
         let earlier = if self.earlier.is_empty() { None } else { self.earlier.get(name).copied() };
         Outcome::next(earlier, is_named, self.removal)
     }

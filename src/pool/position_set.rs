@@ -13,7 +13,7 @@ pub(crate) struct PositionSet {
 }
 
 impl PositionSet {
-    /// Returns a set of none of the positions below `length`.
+    /// Returns an empty set for positions below `length`.
     pub(crate) fn empty(length: usize) -> Self {
         let mut words = Vec::new();
         let mut bits = length;
@@ -55,6 +55,7 @@ impl PositionSet {
         }
     }
 
+    /// Inserts or removes a position.
     pub(crate) fn set(&mut self, position: usize, is_in: bool) {
         if is_in {
             self.insert(position);

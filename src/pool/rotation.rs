@@ -1,4 +1,4 @@
-//! Where the rotation stands.
+//! The cursor of the rotation: the key served last.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Rotation {
         self.next = self.last_served.as_deref().map_or(0, position_after);
     }
 
-    /// Begins the very first cycle somewhere, if the host asked for that.
+    /// Until the first pick, sets the cursor to a random position if the host asked for that.
     pub(super) fn begin(&mut self, backends: usize, random: &mut Random) {
         if self.random_first_pick && backends > 0 {
             self.next = (random.next() % backends as u64) as usize;
@@ -42,7 +42,7 @@ impl Rotation {
         some.next_common(others, self.next)
     }
 
-    /// Returns by what to order positions so that those after the cursor come first.
+    /// Returns a sort key by which the positions after the cursor come first.
     pub(super) fn distance(&self, position: usize) -> (bool, usize) {
         (position < self.next, position)
     }

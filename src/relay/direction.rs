@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use super::splice::{Fill, Splicing};
 use super::{Pipes, Side};
 
-/// The first read of a direction, and what its reads shrink to when the reader does not keep up.
-/// Most messages fit.
+/// The size of a direction's first read, and the least that its reads shrink to when the reader
+/// does not keep up. Most messages fit.
 const SMALLEST_READ: usize = 16 * 1024;
-/// After so many full reads that were written at once, reads double. A kernel takes megabytes for a
-/// reader that has stalled from the start: this way in small reads, of which one stays unsent. 1000
-/// such clients cost 37 KiB each; with reads that are always as large as can be they cost 312.
+/// Reads double after this many full ones that were written at once. A kernel takes megabytes even
+/// for a client that never reads. Because reads are still small then, little is left unsent: 1,000
+/// such clients cost 37 KiB each; with reads of full size from the start they would cost 312 KiB.
 const READS_TO_GROW: u32 = 16;
 
 /// One direction of a pair.
@@ -23,12 +23,12 @@ const READS_TO_GROW: u32 = 16;
 /// once is *unsent*: only then the direction has a buffer of its own, and reads nothing more until
 /// it is empty. So a direction holds at most one read, and an idle one holds nothing.
 ///
-/// The last of a stream is the exception: it is read ahead, as far as it fits into a buffer of the
-/// scratch buffer's size. An end of stream counts if it was read before an error, and a peer that
-/// has ended its stream may well answer what comes next with a reset.
+/// The last of a stream is the exception: once the peer may have ended its stream, the rest is read
+/// ahead, up to the size of the scratch buffer. Such a peer may answer the next bytes with a reset,
+/// and an end of stream counts only if it was read before the error.
 ///
-/// Once reads have grown to full size, the stream is bulk. It is then *spliced*, if it can be, until
-/// reads shrink again.
+/// Once reads have grown to full size, the stream is bulk. It is then *spliced*, if it can be,
+/// until reads shrink again.
 pub(crate) struct Direction {
     flow: Flow,
     unsent: Vec<u8>,
@@ -41,9 +41,9 @@ pub(crate) struct Direction {
     read_size: usize,
     /// Full reads of this size that were written at once, since the last one that was not.
     full_reads: u32,
-    /// Reads have grown to full size.
+    /// Whether reads have grown to full size.
     is_bulk: bool,
-    /// Bulk is being spliced.
+    /// Set while bulk is spliced.
     splicing: Option<Box<Splicing>>,
 }
 
@@ -53,8 +53,7 @@ pub(crate) struct Lent<'a> {
     pub(crate) scratch: &'a mut [u8],
     pub(crate) pipes: &'a mut Pipes,
     pub(crate) now: Instant,
-    /// For how long a slow reader may be busy with what it was sent in this drive, beyond the
-    /// ordinary.
+    /// For how long a slow reader may be busy with what this drive has sent above the unsent mark.
     pub(crate) lead: Duration,
 }
 
@@ -106,14 +105,14 @@ impl Direction {
         self.flow == Flow::Ended
     }
 
-    /// Moves bytes until a side blocks, the stream has ended, or about `budget` bytes are moved. Adds
-    /// what the sink has taken to `moved`.
+    /// Moves bytes until a side blocks, the stream has ended, or about `budget` bytes are moved.
+    /// Adds what the sink has taken to `moved`.
     ///
     /// Errors stay with the side that met them. A source that has failed is read to the last byte
     /// that it still has.
     ///
-    /// If the other direction has ended, the sink `is_closed_next`, which may be all it takes to
-    /// pass the end on.
+    /// `is_closed_next` tells that the other direction has ended: the sink is closed right after
+    /// this one ends. Closing it may then be enough to pass the end on.
     pub(crate) fn drive(
         &mut self,
         from: &mut Side,
@@ -188,7 +187,7 @@ impl Direction {
         is_empty
     }
 
-    /// Makes reads smaller, which are then copied.
+    /// Makes reads smaller, and ends splicing.
     fn shrink(&mut self, to: &Side, read_size: usize) {
         (self.read_size, self.full_reads) = (read_size.max(SMALLEST_READ), 0);
         self.is_bulk = false;
@@ -214,7 +213,8 @@ impl Direction {
         !self.unflushed
     }
 
-    /// Reads the last of a stream behind what is unsent, unless that is a pipe's worth already.
+    /// Appends the last of a stream to what is unsent, if the peer may have ended its stream. Not
+    /// while splicing: what is unsent is in a pipe then.
     fn read_ahead(&mut self, from: &mut Side, to: &Side, scratch: &mut [u8]) {
         if self.splicing.is_some() || !from.may_have_ended() {
             return;
@@ -565,7 +565,8 @@ mod tests {
         assert_eq!(rig.to.failure().unwrap().kind(), ErrorKind::WriteZero);
     }
 
-    /// A direction that can be spliced, with more than enough written at once for its reads to grow.
+    /// A direction that can be spliced, with more than enough written at once for its reads to
+    /// grow.
     #[cfg(unix)]
     fn bulk(more: impl IntoIterator<Item = Act>, takes: impl IntoIterator<Item = usize>) -> Rig {
         let source = Script::new().splices().reads([Act::Data(pattern(GROWTH))]).reads(more);

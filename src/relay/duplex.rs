@@ -15,12 +15,12 @@ pub(crate) struct Duplex {
     download: Direction,
     pub(crate) bytes_up: u64,
     pub(crate) bytes_down: u64,
-    /// When a byte moved last, or the first of the streams ended. Later if the kernel was handed
-    /// more than the unsent mark lets it hold: until a slow reader may have read that.
+    /// When the last byte moved, or the first of the streams ended. Later if splicing has handed
+    /// the kernel more than the unsent mark allows: when a slow reader has read that.
     active_at: Instant,
 }
 
-/// What came of driving a pair.
+/// The outcome of driving a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// An event will tell when there is more to do.
@@ -66,8 +66,8 @@ impl Duplex {
         self.active_at
     }
 
-    /// Returns the client's side and the backend's, to be closed: in an orderly way if closing is
-    /// all that is left to do for their streams.
+    /// Returns the client's side and the backend's, to be closed: in an orderly way if they were
+    /// sent the end of their stream, otherwise by an abort.
     pub(crate) fn into_sides(mut self) -> (Side, Side) {
         if self.download.has_ended() {
             self.client.mark_orderly();
@@ -95,6 +95,7 @@ impl Duplex {
         progress
     }
 
+    /// Drives each direction. Repeats that if a side fails meanwhile, for what it had sent before.
     fn drive_both(&mut self, lent: &mut Lent<'_>, budget: usize) -> Progress {
         let Self { client, backend, upload, download, bytes_up, bytes_down, .. } = self;
         loop {

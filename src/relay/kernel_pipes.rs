@@ -10,8 +10,8 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use super::pipes::{PipeEnds, PipeSystem};
 use crate::net::Stream;
 
-/// The sizes to ask for, since the system may not allow the first. Pipes of 64 KiB bring about three
-/// quarters of what those of 1 MiB do; smaller ones are not worth it.
+/// The sizes to ask for, since the system may not allow the first. Pipes of 64 KiB bring about
+/// three quarters of what those of 1 MiB do; smaller ones are not worth it.
 const SIZES: [usize; 5] = [1 << 20, 512 << 10, 256 << 10, 128 << 10, 64 << 10];
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
@@ -27,8 +27,8 @@ struct KernelPipe {
 impl PipeSystem for Kernel {
     /// Returns whether this process ignores `SIGPIPE`, as Rust programs do unless they restore it.
     ///
-    /// `splice` raises it once the peer has reset the connection. Unlike `send`, it has no flag that
-    /// prevents that.
+    /// `splice` raises it once the peer has reset the connection. Unlike `send`, it has no flag
+    /// that prevents that.
     fn is_safe(&self) -> bool {
         // Not that of the process, which tells nothing once its first thread has ended.
         let status = fs::read_to_string("/proc/thread-self/status");

@@ -3,6 +3,11 @@
 //!
 //! A [`Side`] is a stream and what events said of it. A [`Direction`] goes from one side to the
 //! other. A [`Duplex`] is both sides with both directions. Bulk may move through [`Pipes`].
+//!
+//! To follow a reset from the backend to its client: an event with an error or a read that fails
+//! gives the backend's side its failure ([`Side::set_ready`], [`Side::read`]). [`Duplex::drive`]
+//! passes on what was sent before, and returns [`Progress::Over`]. The pair is closed. Its client's
+//! side is not marked orderly, so dropping it calls [`Stream::abort`](crate::net::Stream::abort).
 
 mod direction;
 mod duplex;

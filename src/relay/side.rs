@@ -18,13 +18,14 @@ pub(crate) struct Side {
     stream: Box<dyn Stream>,
     readable: bool,
     writable: bool,
-    /// Set when a short read proves nothing any more: the peer has ended its stream, has sent
-    /// urgent data or has failed, and no event will tell of what is left to read.
+    /// Set once a short read no longer proves that nothing is left: the peer has ended its stream,
+    /// has sent urgent data or has failed, and no event will tell of the rest.
     read_to_the_end: bool,
     /// Whether an event told of the end of stream.
     may_have_ended: bool,
-    /// The first error. The side has failed for good: an end of stream read later is none.
+    /// The first error. It is final: an end of stream read later does not count.
     failure: Option<io::Error>,
+    /// Whether the stream is closed plainly, not aborted, when the side is dropped.
     is_orderly: bool,
 }
 
@@ -244,12 +245,13 @@ impl Side {
         self.is_orderly = false;
     }
 
-    /// Closes the socket.
+    /// Closes the socket: by an abort, unless the side is marked orderly.
     pub(crate) fn close(mut self, registry: &Registry) {
         if !self.stream.drop_closes() {
             // It fails only if the stream was not registered.
             let _ = registry.deregister(&mut *self.stream);
         }
+        // Dropping the side does the rest.
     }
 }
 
@@ -261,7 +263,7 @@ impl Drop for Side {
     }
 }
 
-/// Repeats a call that a signal interrupted. At once, since no event would tell of it, and since a
+/// Repeats a call that a signal interrupted. It does so at once: no event would tell when to, and a
 /// call that does not block is hardly ever interrupted twice.
 fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {

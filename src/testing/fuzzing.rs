@@ -1,4 +1,5 @@
-//! What fuzzing gets at, in builds with `--cfg fuzzing` only: see `fuzz/`. No part of the crate's interface.
+//! What the fuzz targets call, in builds with `--cfg fuzzing` only: see `tests/fuzz/`. Not part of
+//! the crate's interface.
 
 use super::relay;
 use crate::testing::schedules;

@@ -1,7 +1,7 @@
 //! The mailbox in every order that its threads may come in.
 //!
-//! Each model is small, since loom runs it once for each order; a wake-up that is lost or an answer that never comes
-//! shows as a deadlock.
+//! Each model is small, since loom runs it once for each order; a wake-up that is lost or an answer
+//! that never comes shows as a deadlock.
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg tinylb_loom" cargo test --release --lib --target-dir target/loom loom
@@ -417,8 +417,8 @@ fn loom_c7_4_the_loops_own_thread_is_told_that_it_cannot_wait_for_itself() {
     });
 }
 
-/// Some models have too many orders to try them all: those in which threads are interrupted at most so often, which finds
-/// what is to be found.
+/// Some models have too many orders to try them all: those in which threads are interrupted at most
+/// so often, which finds what is to be found.
 fn within_bounds(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);

@@ -1,4 +1,5 @@
-//! What the crate is tested with beside the tests in its files: scripts, simulations with a model, models of the mailbox.
+//! What the crate is tested with beside the tests in its files: scripts, simulations with a model,
+//! models of the mailbox.
 
 #[cfg(fuzzing)]
 pub mod fuzzing;

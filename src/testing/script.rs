@@ -111,7 +111,8 @@ impl Script {
         self.with(|state| state.write_zero = true)
     }
 
-    /// How many calls that register it, write or ask for its error are interrupted before the first that is not.
+    /// How many calls that register it, write or ask for its error are interrupted before the first
+    /// that is not.
     pub(crate) fn interrupted(self, times: usize) -> Self {
         self.with(|state| state.interruptions = times)
     }

@@ -37,7 +37,8 @@ fn c1_2_a_dial_is_told_who_the_client_is_and_where_it_came_to_and_may_send_first
     let backend = TestBackend::new(move |mut stream| {
         let _ = collected.send(read_to_end(&mut stream).0);
     });
-    // The listener's own address would not do: it does not say to which of the machine's the client came.
+    // The listener's own address would not do: it does not say to which of the machine's the client
+    // came.
     let server = Server::builder()
         .backends([("a", WithHeader(backend.addr))].into())
         .build(TcpListener::bind("0.0.0.0:0").unwrap());

@@ -1,4 +1,5 @@
-//! Updates, and how they close what they remove. Which pairs those are, the simulated world decides.
+//! Updates, and how they close what they remove. Which pairs those are, the simulated world
+//! decides.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -52,7 +52,8 @@ fn c4_4_at_max_connections_clients_wait_in_the_backlog_and_are_served_as_pairs_c
     }
 }
 
-/// A balancer in a process of its own that has few descriptors left. A client and its backend take one each.
+/// A balancer in a process of its own that has few descriptors left. A client and its backend take
+/// one each.
 #[cfg(target_os = "linux")]
 mod scarce {
     use std::fs::File;
@@ -160,7 +161,8 @@ mod scarce {
         }
     }
 
-    /// More clients than the standard library's listener has room for: the last handshakes are not even answered.
+    /// More clients than the standard library's listener has room for: the last handshakes are not
+    /// even answered.
     const MORE_THAN_A_BACKLOG: usize = 128 + 12;
 
     /// A client whose handshake may take its time.

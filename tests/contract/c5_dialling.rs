@@ -1,4 +1,5 @@
-//! Dialling: what connects, refusals, silence and resets look like to a kernel, and that limits are real time.
+//! Dialling: what connects, refusals, silence and resets look like to a kernel, and that limits are
+//! real time.
 
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;

@@ -244,7 +244,8 @@ fn c7_4_a_panic_in_host_code_aborts_everything_and_releases_waiters() {
 /// A balancer's handles, to be used on its own thread.
 type Own = Arc<Mutex<Option<(Control, ServerThread)>>>;
 
-/// Has a balancer do something on its own thread, once. Returns what came of it, a control, and the handles.
+/// Has a balancer do something on its own thread, once. Returns what came of it, a control, and the
+/// handles.
 #[track_caller]
 fn on_own_thread<T: Send + 'static>(act: impl Fn(&Own) -> T + Send + 'static) -> (T, Control, Own) {
     let (own, (done, result)) = (Own::default(), mpsc::channel());

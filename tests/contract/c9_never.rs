@@ -11,7 +11,8 @@ use tinylb::{BackendSet, Builder, Control, Ejection, Error, Keepalive, Server, T
 use tinylb_tests::process::{cpu_ticks, descriptors, resident, threads};
 use tinylb_tests::*;
 
-/// A loop that spins would use half a second of CPU time here, or a good part of it on a busy machine.
+/// A loop that spins would use half a second of CPU time here, or a good part of it on a busy
+/// machine.
 #[cfg(target_os = "linux")]
 #[track_caller]
 fn assert_at_rest(when: &str) {

@@ -1,7 +1,8 @@
 //! The clauses of the [contract](../CONTRACT.md) over real sockets, a module for each chapter.
 //!
-//! What the simulated world and the unit tests of the crate decide is not tried here again, unless the kernel or the
-//! machine has a say in it: resets, backlogs, descriptors, threads, CPU time, socket options.
+//! What the simulated world and the unit tests of the crate decide is not tried here again, unless
+//! the kernel or the machine has a say in it: resets, backlogs, descriptors, threads, CPU time,
+//! socket options.
 
 mod c1_backends;
 mod c2_picking;

@@ -1,4 +1,5 @@
-//! Backends: one that serves, one whose connections the test holds, one that refuses, one that does not answer.
+//! Backends: one that serves, one whose connections the test holds, one that refuses, one that does
+//! not answer.
 
 use std::collections::HashMap;
 use std::io::{self, Write};

@@ -1,7 +1,9 @@
-//! A stream, a listener and a backend over real sockets, any call of which can be made to fail, block or fall short.
+//! A stream, a listener and a backend over real sockets, any call of which can be made to fail,
+//! block or fall short.
 //!
-//! A [`Plan`] is asked at each call, and may also do something to the world at that very moment. A stream that is made
-//! to block asks the event queue for its readiness anew, so that the event that comes is the socket's own.
+//! A [`Plan`] is asked at each call, and may also do something to the world at that very moment. A
+//! stream that is made to block asks the event queue for its readiness anew, so that the event that
+//! comes is the socket's own.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -69,8 +71,8 @@ const CALLS: usize = Call::Translate as usize + 1;
 pub struct Moment {
     pub side: Side,
     pub call: Call,
-    /// The stream of that side, in the order in which they were made. For `Accept` and `Dial`, which have no stream
-    /// yet, how many times they were called before.
+    /// The stream of that side, in the order in which they were made. For `Accept` and `Dial`,
+    /// which have no stream yet, how many times they were called before.
     pub stream: usize,
     /// How many times this call was made on this stream before.
     pub nth: usize,
@@ -92,7 +94,8 @@ pub type Plan = dyn Fn(Moment) -> Fault + Send + Sync;
 /// What all fakes of a balancer share.
 pub struct Lab {
     plan: Box<Plan>,
-    /// Whether streams have the properties by which plain sockets save calls. Must be false where reads fall short.
+    /// Whether streams have the properties by which plain sockets save calls. Must be false where
+    /// reads fall short.
     are_plain_sockets: bool,
     /// The event queue, once something is registered there.
     registry: OnceLock<Registry>,

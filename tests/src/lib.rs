@@ -1,5 +1,5 @@
-//! What the tests share: a balancer that ends with its test, peers, a fake stream, an observer that remembers, and
-//! random numbers.
+//! What the tests share: a balancer that ends with its test, peers, a fake stream, an observer that
+//! remembers, and random numbers.
 //!
 //! Sockets have a time limit that only a failing test reaches ([`PATIENCE`]).
 
@@ -103,7 +103,8 @@ impl Balancer {
         update.wait_timeout(PATIENCE).unwrap().expect("the update is not applied")
     }
 
-    /// Replaces the set, lets removed targets finish within the limit, and waits until that is applied.
+    /// Replaces the set, lets removed targets finish within the limit, and waits until that is
+    /// applied.
     #[track_caller]
     pub fn update_draining(&self, backends: BackendSet, limit: Duration) -> Applied {
         let update = self.control.update_draining(backends, limit).unwrap();
@@ -247,7 +248,8 @@ pub fn pass(from: &mut impl Write, to: &mut impl Read, message: &[u8]) {
     assert_eq!(received, message);
 }
 
-/// Sends until nothing more is taken for a while, by the peer, the balancer, or any buffer between. Returns what was.
+/// Sends until nothing more is taken for a while, by the peer, the balancer, or any buffer between.
+/// Returns what was.
 #[track_caller]
 pub fn stuff(stream: &mut TcpStream) -> Vec<u8> {
     const MOST: usize = 64 << 20;
@@ -273,7 +275,8 @@ pub fn assert_same(received: &[u8], sent: &[u8]) {
     assert!(received == sent, "bytes were changed or moved");
 }
 
-/// Runs the test of this name in a process of its own, which has threads, descriptors and memory for itself.
+/// Runs the test of this name in a process of its own, which has threads, descriptors and memory
+/// for itself.
 #[track_caller]
 pub fn alone(test: &str, body: impl FnOnce()) {
     const VARIABLE: &str = "TINYLB_TEST_ALONE";

@@ -94,7 +94,8 @@ pub fn read_to_end(stream: &mut impl Read) -> (Vec<u8>, StreamEnd) {
     }
 }
 
-/// The stream is aborted: by a reset, or by any end where the crate is built without `socket2`. Returns what came before.
+/// The stream is aborted: by a reset, or by any end where the crate is built without `socket2`.
+/// Returns what came before.
 #[track_caller]
 pub fn assert_aborted(stream: &mut impl Read) -> Vec<u8> {
     let (bytes, end) = read_to_end(stream);

@@ -15,7 +15,8 @@ pub fn threads() -> Vec<String> {
     tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect()
 }
 
-/// How much CPU time the threads of this name have used, in the system's ticks, of which there are 100 a second.
+/// How much CPU time the threads of this name have used, in the system's ticks, of which there are
+/// 100 a second.
 #[track_caller]
 pub fn cpu_ticks(name: &str) -> u64 {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();

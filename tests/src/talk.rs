@@ -1,4 +1,5 @@
-//! What clients and backends say to each other through a balancer, so that any byte lost, doubled or moved shows.
+//! What clients and backends say to each other through a balancer, so that any byte lost, doubled
+//! or moved shows.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -37,7 +38,8 @@ impl Order {
     }
 }
 
-/// One conversation. The client says at its start what it is about, so the backend needs no other word of it.
+/// One conversation. The client says at its start what it is about, so the backend needs no other
+/// word of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Talk {
     pub seed: u64,
@@ -117,7 +119,8 @@ impl Talk {
         }
     }
 
-    /// Has it on the backend's end. Returns `None` if the client did not say what it is to be about.
+    /// Has it on the backend's end. Returns `None` if the client did not say what it is to be
+    /// about.
     pub fn answer(peer: impl Peer + 'static) -> Option<(Self, Received)> {
         let mut peer: Box<dyn Peer> = Box::new(peer);
         let mut header = [0; Self::HEADER];

@@ -1,7 +1,7 @@
 //! A transport without sockets, inside one process.
 //!
-//! Bytes go through bounded queues. The only thing the event queue sees of them is a bell: a socket pair whose bytes
-//! mean nothing but "look again".
+//! Bytes go through bounded queues. The only thing the event queue sees of them is a bell: a socket
+//! pair whose bytes mean nothing but "look again".
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,5 +1,6 @@
-//! C1.2: other transports than TCP, on either side, through the public traits alone: Unix-domain sockets, TLS by
-//! rustls, and one inside a process. What is promised of all of them is tried in each combination.
+//! C1.2: other transports than TCP, on either side, through the public traits alone: Unix-domain
+//! sockets, TLS by rustls, and one inside a process. What is promised of all of them is tried in
+//! each combination.
 
 #![cfg(unix)]
 

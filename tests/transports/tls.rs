@@ -26,8 +26,8 @@ pub(crate) type HeldBack = Arc<AtomicU64>;
 
 /// TLS over another stream, in either role.
 ///
-/// The handshake is driven by whatever is asked of the stream first. After it, only `read` takes bytes from the socket:
-/// what another operation found there, no event would tell of.
+/// The handshake is driven by whatever is asked of the stream first. After it, only `read` takes
+/// bytes from the socket: what another operation found there, no event would tell of.
 struct TlsStream {
     socket: Box<dyn Stream>,
     tls: Connection,
@@ -301,8 +301,8 @@ pub(crate) fn listener(held_back: &HeldBack) -> Box<dyn Listener> {
     Box::new(TlsListener { socket, held_back: held_back.clone() })
 }
 
-/// What the TLS library has taken and the socket has not must be flushed when the socket takes it, and not only when
-/// more is written.
+/// What the TLS library has taken and the socket has not must be flushed when the socket takes it,
+/// and not only when more is written.
 #[test]
 fn c1_2_output_that_was_held_back_arrives_though_nothing_follows_it() {
     let (held_back, back) = (HeldBack::default(), Hand::new());
@@ -324,8 +324,8 @@ fn c1_2_output_that_was_held_back_arrives_though_nothing_follows_it() {
     assert!(received.iter().all(|byte| *byte == 7));
 }
 
-/// The end of the handshake, a request longer than a read, and the end of the stream come in one go, after which no
-/// event tells of what waits in the TLS library.
+/// The end of the handshake, a request longer than a read, and the end of the stream come in one
+/// go, after which no event tells of what waits in the TLS library.
 #[test]
 fn c6_1_what_comes_along_with_the_handshake_is_not_left_lying() {
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {

@@ -1,4 +1,5 @@
-//! Connections on which the first message has been answered, so that they are known to be open from end to end.
+//! Connections on which the first message has been answered, so that they are known to be open from
+//! end to end.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream as Blocking};

@@ -17,7 +17,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Returns when the connections are open. `work` is what the subcommand of this name and its arguments say.
+    /// Returns when the connections are open. `work` is what the subcommand of this name and its
+    /// arguments say.
     pub(crate) fn prepare(cores: &[usize], target: SocketAddr, work: &str) -> Fallible<Self> {
         let mut command = process::role(cores, "load")?;
         command.arg(target.to_string()).args(work.split_whitespace());

@@ -23,7 +23,8 @@ pub(crate) use handle::Load;
 pub(crate) enum Work {
     /// Connect, send a message, read its echo, close
     Short { connections: usize, at_once: usize },
-    /// Messages back and forth on open connections, to one backend if one is named, for so long at most
+    /// Messages back and forth on open connections, to one backend if one is named, for so long at
+    /// most
     RoundTrips {
         connections: usize,
         messages: usize,

@@ -56,7 +56,8 @@ impl Watch {
         self.speaker.say()?;
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut last_closed = 0;
-        // The message that is out when the last is closed has waited for that, so its answer counts too.
+        // The message that is out when the last is closed has waited for that, so its answer counts
+        // too.
         let mut is_answered = false;
         while left > 0 || !is_answered {
             if Instant::now() > deadline {

@@ -308,7 +308,8 @@ pub(super) fn connects() -> io::Result<Script> {
     Ok(Script::new())
 }
 
-/// 300 pairs of a target and one of another, and the update that takes the first target away, submitted.
+/// 300 pairs of a target and one of another, and the update that takes the first target away,
+/// submitted.
 pub(super) struct Removal {
     pub(super) rig: Rig,
     pub(super) b: Scripted,

@@ -1,8 +1,9 @@
 //! Policies: which of the backends that are available a client gets first.
 //!
 //! A policy is one file with a [`Selector`]. It knows members only by their positions in the order
-//! of the pool, and neither clients nor sockets. A client whose first backend fails goes on in the
-//! order of the rotation, whatever the policy.
+//! of the pool, and neither clients nor sockets. A client whose first backend fails gets the next
+//! in key order, whatever the policy. To add a policy: write the file, and add a variant to
+//! [`Policy`] and a line to `Policy::selector`.
 
 mod least_connections;
 mod round_robin;
@@ -51,9 +52,10 @@ pub(super) struct Seat {
     pub(super) is_available: bool,
 }
 
-/// Picks for clients that have tried nothing yet, and is told of what it may go by.
+/// Picks for clients that have tried nothing yet. It is told everything that its choice may depend
+/// on.
 ///
-/// Each call should take O(log n), but for `replace`.
+/// Each call except `replace` should take O(log n).
 pub(super) trait Selector: Send {
     /// The set has changed, and with it every position.
     fn replace(&mut self, seats: Vec<Seat>);
@@ -67,7 +69,7 @@ pub(super) trait Selector: Send {
         let _ = position;
     }
 
-    /// A member has become available, or is not any more.
+    /// A member has become available, or no longer is.
     fn set_available(&mut self, position: usize, is_available: bool) {
         let _ = (position, is_available);
     }

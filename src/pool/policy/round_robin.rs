@@ -7,8 +7,8 @@
 //! others where they are.
 //!
 //! That alone would give a heavy member long runs whenever all others have just had their turn. So
-//! a run ends where the share needs no longer one, and the earliest of the others has its turn
-//! early.
+//! a run ends once it is as long as the member's share requires. The earliest of the others then
+//! has its turn early.
 
 use std::cmp::Ordering;
 
@@ -60,20 +60,20 @@ impl Turn {
     }
 }
 
-/// How many turns a member may be ahead by breaking the runs of others. With nothing else going on
-/// that takes up to three.
+/// How many turns a member may get ahead by breaking the runs of others. That alone needs up to
+/// three.
 const AHEAD_BY_RUNS: u64 = 4;
 
-/// How many turns a member may be ahead by standing in for others that fail: so much counts, and
-/// however long it has done so, it does not wait for as long afterwards.
+/// How many turns a member may get ahead by standing in for others that fail. Further ones do not
+/// count, so that it does not have to wait for as long afterwards.
 const AHEAD_BY_FAILOVER: u64 = 8;
 
 pub(super) struct RoundRobin {
     /// The next turn of each member, in the order of the pool. None if it is held.
     turns: Vec<Option<Turn>>,
-    /// The turns of those that are available, if weights differ.
+    /// The turns of the available members, if weights differ.
     queue: Option<MinTree<Turn>>,
-    /// The weight of those that are available together.
+    /// The sum of the weights of the available members.
     available_weight: u64,
     /// The last turn that was due. Turns that were taken early do not count.
     now: Turn,
@@ -132,7 +132,7 @@ impl Selector for RoundRobin {
         let count = self.turns.len();
         let first = queue.min_from(from, count)?;
         if self.ends_run(first) {
-            // All but the last of those from the cursor on, which is the one whose run ends.
+            // The member whose run ends was served last, so it is the last one from the cursor on.
             let other = queue.min_from(from, count - 1);
             if let Some(other) = other.filter(|other| self.turns_ahead(*other) <= AHEAD_BY_RUNS) {
                 self.take_early(other);
@@ -183,7 +183,7 @@ impl RoundRobin {
         self.turns[position].map_or(0, |turn| turn.turns_since(self.now))
     }
 
-    /// Has a member take its turn, which is due.
+    /// Gives a member its turn, which is due.
     fn take_turn(&mut self, position: usize) {
         if let Some(turn) = self.turns[position] {
             self.now = self.now.max(turn);
@@ -191,7 +191,7 @@ impl RoundRobin {
         self.take_early(position);
     }
 
-    /// Has a member take its next turn, due or not.
+    /// Gives a member its next turn, due or not.
     fn take_early(&mut self, position: usize) {
         self.count_run(position);
         let Some(turn) = &mut self.turns[position] else { return };

@@ -1,8 +1,10 @@
-//! Schedules of all that can happen to a connected pair, played against its relay, with a model that says what must hold.
+//! Schedules of all that can happen to a connected pair, played against its relay, with a model
+//! that says what must hold.
 //!
-//! A schedule is made of bytes: random ones in the unit test, those that a fuzzer thinks of in `fuzz/`. The
-//! [`wires`] judge every call by itself; here is judged what comes of them: that nothing is forgotten that could go
-//! on, that the pair is over when and only when it has to be, for the right reason, and that nothing was lost.
+//! A schedule is made of bytes: random ones in the unit test, those that a fuzzer thinks of in
+//! `tests/fuzz/`. The [`wires`] judge every call by itself; here is judged what comes of them: that
+//! nothing is forgotten that could go on, that the pair is over when and only when it has to be,
+//! for the right reason, and that nothing was lost.
 
 mod wires;
 
@@ -332,7 +334,8 @@ impl Game {
 }
 
 impl Wires {
-    /// The relay has left nothing that it could do: whatever is to be done yet, an event will tell when.
+    /// The relay has left nothing that it could do: whatever is to be done yet, an event will tell
+    /// when.
     fn assert_all_is_waiting(&self) {
         assert!(self.ends.iter().any(|wire| !wire.is_shut), "not over after both ends: {self:?}");
         for end in [CLIENT, BACKEND] {
@@ -365,7 +368,8 @@ impl Wires {
         }
     }
 
-    /// All that was sent has been delivered, and the ends of both streams, one of them perhaps by the closing that follows.
+    /// All that was sent has been delivered, and the ends of both streams, one of them perhaps by
+    /// the closing that follows.
     fn assert_is_complete(&self) {
         for end in [CLIENT, BACKEND] {
             let (source, sink) = (&self.ends[1 - end], &self.ends[end]);

@@ -1,8 +1,9 @@
-//! Two simulated sockets with a peer behind each: what has come in, what goes out, and which events are due.
+//! Two simulated sockets with a peer behind each: what has come in, what goes out, and which events
+//! are due.
 //!
-//! They keep to what `Stream` asks of a transport and not a hair beyond it: an event comes only where the contract
-//! demands one, and every call may be cut short, interrupted, or blocked for a moment. What the relay must never do, they
-//! notice in the call that does it.
+//! They keep to what `Stream` asks of a transport and not a hair beyond it: an event comes only
+//! where the contract demands one, and every call may be cut short, interrupted, or blocked for a
+//! moment. What the relay must never do, they notice in the call that does it.
 
 use std::io::{self, ErrorKind};
 #[cfg(unix)]
@@ -36,7 +37,8 @@ pub(crate) struct Kind {
     pub(crate) splices: bool,
 }
 
-/// One socket and its peer. Bytes are numbered from the first in their direction, which also says what they are.
+/// One socket and its peer. Bytes are numbered from the first in their direction, which also says
+/// what they are.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
     pub(crate) kind: Kind,
@@ -75,11 +77,12 @@ pub(crate) struct Wire {
     pub(crate) write_hiccups: u8,
     /// What the next event will say.
     pub(crate) due: Readiness,
-    /// The relay was told that it would block, and of nothing since: when it no longer would, an event is due.
+    /// The relay was told that it would block, and of nothing since: when it no longer would, an
+    /// event is due.
     pub(crate) read_is_blocked: bool,
     pub(crate) write_is_blocked: bool,
-    /// In one drive: how many calls have moved nothing since the last that did, and whether a read was blocked for no
-    /// reason.
+    /// In one drive: how many calls have moved nothing since the last that did, and whether a read
+    /// was blocked for no reason.
     idle_calls: u32,
     pub(crate) read_is_cut_short: bool,
 }
@@ -301,8 +304,8 @@ impl io::Read for Socket {
 }
 
 impl Socket {
-    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and says that there is nothing more
-    /// where a read would tell of an end.
+    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and says that
+    /// there is nothing more where a read would tell of an end.
     fn take(&mut self, room: &mut [u8], by_splicing: bool) -> io::Result<usize> {
         let mut wires = self.lock();
         assert!(!room.is_empty(), "a read without room cannot tell an end");

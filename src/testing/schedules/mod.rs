@@ -1,11 +1,12 @@
 //! Random schedules: whatever happens, in whatever order, the balancer keeps its promises.
 //!
-//! A schedule is a list of [steps], drawn by dice from a seed: all that clients, backends, the host and the machine may
-//! do. It is played against the loop in a [simulated] world, where time and every call are under control, and, more
-//! slowly, over real sockets. One that fails is shrunk to the steps that it takes.
+//! A schedule is a list of [steps], drawn by dice from a seed: all that clients, backends, the host
+//! and the machine may do. It is played against the loop in a [simulated] world, where time and
+//! every call are under control, and, more slowly, over real sockets. One that fails is shrunk to
+//! the steps that it takes.
 //!
-//! `TINYLB_SCHEDULES`, `TINYLB_SOCKET_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played and from where on,
-//! `TINYLB_SEED` has one played.
+//! `TINYLB_SCHEDULES`, `TINYLB_SOCKET_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played
+//! and from where on, `TINYLB_SEED` has one played.
 
 mod pattern;
 #[cfg(test)]
@@ -39,7 +40,8 @@ mod tests {
         panic::catch_unwind(AssertUnwindSafe(|| play(schedule))).is_err()
     }
 
-    /// Plays so many schedules. Of the first that fails, it tells what is left of it when it is shrunk.
+    /// Plays so many schedules. Of the first that fails, it tells what is left of it when it is
+    /// shrunk.
     fn play_all(play: fn(&Schedule), count: u64, tries_to_shrink: usize) {
         let first = given("TINYLB_FIRST_SEED").unwrap_or(0);
         let seeds = match given("TINYLB_SEED") {

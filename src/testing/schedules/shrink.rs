@@ -1,9 +1,10 @@
 //! From a schedule that fails to a short one that still does.
 
-/// Leaves out what is not needed to fail, and returns what is. `fails` is asked at most `tries` times.
+/// Leaves out what is not needed to fail, and returns what is. `fails` is asked at most `tries`
+/// times.
 ///
-/// It takes out runs of steps, longest first, as long as that helps; with enough tries, no step that is left can be
-/// spared.
+/// It takes out runs of steps, longest first, as long as that helps; with enough tries, no step
+/// that is left can be spared.
 pub(crate) fn shrink<T: Clone>(
     steps: &[T],
     mut tries: usize,

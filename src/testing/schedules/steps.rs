@@ -23,7 +23,8 @@ pub(crate) struct Schedule {
     pub(crate) steps: Vec<Step>,
 }
 
-/// In what surroundings a schedule is played. Each has some faults and lacks others, since they may hide one another.
+/// In what surroundings a schedule is played. Each has some faults and lacks others, since they may
+/// hide one another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) max_connections: usize,
@@ -49,7 +50,8 @@ pub(crate) struct Setting {
     pub(crate) steady: bool,
 }
 
-/// What comes next, with what decides all that it leaves open: so a step does the same when another is left out.
+/// What comes next, with what decides all that it leaves open: so a step does the same when another
+/// is left out.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) seed: u64,
@@ -119,7 +121,8 @@ pub(crate) fn not_held<'a>(
     names.iter().map(|(key, target)| (*key, *target)).filter(|(key, _)| weights[key] > 0)
 }
 
-/// What a peer does. A backend that has not answered yet is refused by a reset, and connected by all but `Alarm`.
+/// What a peer does. A backend that has not answered yet is refused by a reset, and connected by
+/// all but `Alarm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Happening {
     Send(usize),
@@ -205,7 +208,7 @@ impl Schedule {
 }
 
 impl Setting {
-    /// The most that is sent at once, lest many tiny reads and writes take for ever.
+    /// The most that is sent at once. Many tiny reads and writes would take too long.
     pub(crate) fn most(&self) -> usize {
         if self.trickles { 4000 } else { LARGEST.min(self.buffer_size * 2000) }
     }

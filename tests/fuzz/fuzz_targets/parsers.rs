@@ -1,4 +1,5 @@
-//! What a user, a script or a file may say to the example program: every input is given to each of its parsers.
+//! What a user, a script or a file may say to the example program: every input is given to each of
+//! its parsers.
 #![no_main]
 #![allow(dead_code, reason = "what the example does with what it has parsed is not run here")]
 
@@ -42,7 +43,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// What a `FromStr` makes of the text means the same when it is written down again, and is fit for a line of a log.
+/// What a `FromStr` makes of the text means the same when it is written down again, and is fit for
+/// a line of a log.
 #[track_caller]
 fn check_parsed<T: FromStr<Err = String> + Debug>(text: &str, in_words: impl Fn(&T) -> String) {
     let Some(parsed) = checked(text.parse::<T>()) else { return };

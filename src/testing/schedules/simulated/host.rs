@@ -54,7 +54,8 @@ pub(super) struct Host {
     pub(super) has_failed: bool,
     tenures: BTreeMap<&'static str, u64>,
     presences: BTreeMap<&'static str, u64>,
-    /// A bound on how often in a row a key's target has failed: attempts, where the balancer counts backends.
+    /// A bound on how often in a row a key's target has failed: attempts, where the balancer counts
+    /// backends.
     failed_dials: BTreeMap<(&'static str, &'static str), u32>,
     /// What has been told.
     pub(super) accepted: u64,
@@ -95,7 +96,8 @@ impl Host {
         self.next_open().any(|(_, named)| named == target)
     }
 
-    /// The updates that were submitted are in force: something happens that comes after the commands of a turn.
+    /// The updates that were submitted are in force: something happens that comes after the
+    /// commands of a turn.
     pub(super) fn enforce(&mut self, network: &mut Network) {
         if self.submitted.is_empty() {
             return;
@@ -159,8 +161,8 @@ impl Host {
         ]
     }
 
-    /// Dials of targets that are gone, drain or are held are cancelled, and what was to be dialled again is
-    /// not. They do not count as tried.
+    /// Dials of targets that are gone, drain or are held are cancelled, and what was to be dialled
+    /// again is not. They do not count as tried.
     fn cancel_dials(&mut self, changes: &[Change], network: &mut Network) {
         let is_kept = |target: &str| keeps_dials(changes, target);
         for socket in network.live().collect::<Vec<_>>() {
@@ -201,7 +203,8 @@ impl Host {
         }
     }
 
-    /// A backend was picked for a client: by the policy if it is the first for this client, or else in rotation order.
+    /// A backend was picked for a client: by the policy if it is the first for this client, or else
+    /// in rotation order.
     pub(super) fn judge_pick(&mut self, key: &'static str, client: usize, network: &Network) {
         let Socket { tried, busy, .. } = &network.sockets[client];
         let mut weights = self.weights.values().filter(|weight| **weight > 0);
@@ -223,8 +226,8 @@ impl Host {
         self.cursor = Some(key);
     }
 
-    /// The backend of the least load was picked, the first of those after the one served last, but for those that the
-    /// client has tried or that may be ejected.
+    /// The backend of the least load was picked, the first of those after the one served last, but
+    /// for those that the client has tried or that may be ejected.
     fn judge_order(
         &self,
         key: &str,
@@ -478,7 +481,8 @@ impl Host {
         !self.unreported.is_empty()
     }
 
-    /// Bytes may be moved on a socket: both of its pair are connected, and its target may have pairs. Returns the other.
+    /// Bytes may be moved on a socket: both of its pair are connected, and its target may have
+    /// pairs. Returns the other.
     pub(super) fn judge_transfer(&mut self, socket: usize, network: &mut Network) -> usize {
         self.enforce(network);
         let partner =
@@ -505,7 +509,8 @@ fn keeps_dials(changes: &[Change], target: &str) -> bool {
         && !changes.iter().any(|change| change.closes(target))
 }
 
-/// Updates are in force: whatever has lost its target by any of them is over, though the target may have come back.
+/// Updates are in force: whatever has lost its target by any of them is over, though the target may
+/// have come back.
 fn judge_removal(changes: &[Change], network: &Network) {
     let is_closed = |target: &str| changes.iter().any(|change| change.closes(target));
     let is_open = |target: &str| changes.last().is_some_and(|last| last.is_open(target));
@@ -552,7 +557,8 @@ fn judge_complete_stream(reason: EndReason, from: usize, to: usize, network: &mu
     }
 }
 
-/// A pair ends by the failure of a side: what that has sent before is passed on, if the other takes it.
+/// A pair ends by the failure of a side: what that has sent before is passed on, if the other takes
+/// it.
 fn judge_last_words(reason: EndReason, from: &Socket, to: &Socket) {
     let has_failed =
         matches!(reason, EndReason::ClientFailed | EndReason::BackendFailed) && from.is_broken;

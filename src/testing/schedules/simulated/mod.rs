@@ -1,7 +1,9 @@
-//! Plays schedules against the loop itself: one thread, no socket, a clock that stands until it is moved.
+//! Plays schedules against the loop itself: one thread, no socket, a clock that stands until it is
+//! moved.
 //!
-//! A simulated [network](network) decides by dice whatever a schedule leaves open. Its [streams](wire) judge each call that the
-//! loop makes; whenever the loop rests, it is judged what has become of everything.
+//! A simulated [network](network) decides by dice whatever a schedule leaves open. Its
+//! [streams](wire) judge each call that the loop makes; whenever the loop rests, it is judged what
+//! has become of everything.
 
 mod event_queue;
 mod host;
@@ -343,12 +345,14 @@ impl Player {
         }
     }
 
-    /// What holds when there is no event and nothing due: nothing is left to do, and nobody was forgotten.
+    /// What holds when there is no event and nothing due: nothing is left to do, and nobody was
+    /// forgotten.
     fn judge_rest(&mut self) {
         let mut world = self.world.lock();
         let (network, host) = &mut *world;
         let now = network.now;
-        let lacks_something = network.paused_until.is_some_and(|until| until > now);
+        let pauses = [network.paused_until, network.may_pause_until];
+        let lacks_something = pauses.into_iter().flatten().any(|until| until > now);
         let is_pausing =
             lacks_something && self.next.is_some_and(|next| next <= now + SHORTAGE_PAUSE);
         assert!(host.drain_until.is_none_or(|until| until > now), "it does not end");

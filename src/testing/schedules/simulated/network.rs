@@ -30,6 +30,8 @@ pub(super) struct Network {
     pub(super) short_of: usize,
     /// Until when the balancer has reason to pause.
     pub(super) paused_until: Option<Instant>,
+    /// A pause that a pipe that was closed has made unnecessary, and which may go on.
+    pub(super) may_pause_until: Option<Instant>,
     pub(super) accepts_in_turn: usize,
 }
 
@@ -58,7 +60,8 @@ pub(super) struct Socket {
     pub(super) assigned: Option<Dial>,
     /// The dials made for a client.
     pub(super) tried: BTreeSet<Dial>,
-    /// The dial of a client that is to be made again, since it lacked a descriptor or a signal came.
+    /// The dial of a client that is to be made again, since it lacked a descriptor or a signal
+    /// came.
     pub(super) repeats: Option<Dial>,
     pub(super) lacks_descriptor: bool,
     /// The keys and targets that were busy for a client.
@@ -100,7 +103,8 @@ pub(super) struct Socket {
     pub(super) event_since: Option<Instant>,
     /// Since when at the latest there are bytes to read.
     pub(super) unread_since: Option<Instant>,
-    /// The bytes per second that the peer reads, if it is a steady reader. The kernel holds the rest.
+    /// The bytes per second that the peer reads, if it is a steady reader. The kernel holds the
+    /// rest.
     pub(super) rate: Option<usize>,
     pub(super) read_by_peer: usize,
     /// A target that was removed: what its side was sent does not count as complete.
@@ -126,8 +130,8 @@ pub(super) enum Connect {
     Known,
 }
 
-/// What the kernel takes for a steady reader that reads nothing: the unsent mark and a small receive
-/// buffer.
+/// What the kernel takes for a steady reader that reads nothing: the unsent mark and a small
+/// receive buffer.
 const KERNEL_BUFFER: usize = 192 << 10;
 
 /// How many addresses a target has.
@@ -148,6 +152,7 @@ impl Network {
             backlog_event: false,
             short_of: 0,
             paused_until: None,
+            may_pause_until: None,
             accepts_in_turn: 0,
         }
     }
@@ -272,7 +277,8 @@ impl Network {
         self.sockets[socket].token = None;
     }
 
-    /// The sockets of which events may come: those that are registered and not closed, of pairs that are over too.
+    /// The sockets of which events may come: those that are registered and not closed, of pairs
+    /// that are over too.
     pub(super) fn registered(&self) -> impl Iterator<Item = usize> + '_ {
         self.live.iter().copied()
     }

@@ -1,4 +1,5 @@
-//! What the balancer is given of the simulated network: streams, a listener, backends. They judge every call.
+//! What the balancer is given of the simulated network: streams, a listener, backends. They judge
+//! every call.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,8 +55,8 @@ impl Read for Wire {
 }
 
 impl Wire {
-    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and leaves it to a read to tell of an
-    /// end.
+    /// Reads, or fills a pipe: that stops for good at what was sent out of band, and leaves it to a
+    /// read to tell of an end.
     fn take(&mut self, room: &mut [u8], by_splicing: bool) -> io::Result<usize> {
         let mut world = self.lock();
         let (network, host) = &mut *world;
@@ -385,7 +386,9 @@ impl PipeSystem for SimulatedPipes {
     }
 
     fn note_closed(&self) {
-        self.0.lock().0.paused_until = None; // there is room again
+        let network = &mut self.0.lock().0;
+        // There is room again. The balancer need not notice: it looks again when the pause is over.
+        network.may_pause_until = network.paused_until.take().or(network.may_pause_until);
     }
 
     fn is_for_all(&self) -> bool {
@@ -562,7 +565,8 @@ impl SimulatedBackend {
 }
 
 impl Network {
-    /// A dial has failed. If only a descriptor was missing, or the like, or a signal came, it will be made again.
+    /// A dial has failed. If only a descriptor was missing, or the like, or a signal came, it will
+    /// be made again.
     fn note_failed(&mut self, client: usize, dial: Dial, err: &io::Error) {
         if crate::net::is_shortage(err) {
             self.note_shortage();

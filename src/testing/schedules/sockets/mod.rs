@@ -1,7 +1,9 @@
-//! Plays schedules over real sockets: a [`Server`] on a thread of its own between TCP clients and backends.
+//! Plays schedules over real sockets: a [`Server`] on a thread of its own between TCP clients and
+//! backends.
 //!
-//! Time is not moved here, and calls cannot be judged one by one. What is judged is what the peers see: after each
-//! step only what they may see, and whenever all has come to rest, all that they must.
+//! Time is not moved here, and calls cannot be judged one by one. What is judged is what the peers
+//! see: after each step only what they may see, and whenever all has come to rest, all that they
+//! must.
 
 mod peer;
 
@@ -77,7 +79,8 @@ impl World {
     }
 }
 
-/// A backend that is up, refuses or does not answer as the dice will, and is told who the client is.
+/// A backend that is up, refuses or does not answer as the dice will, and is told who the client
+/// is.
 struct FaultyBackend {
     world: World,
     target: &'static str,

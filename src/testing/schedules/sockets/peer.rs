@@ -1,4 +1,5 @@
-//! A client or a backend with its socket, which does what it is told to and checks all that it reads.
+//! A client or a backend with its socket, which does what it is told to and checks all that it
+//! reads.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -30,7 +31,8 @@ pub(super) struct Peer {
     is_reading: bool,
     pub(super) received: usize,
     pub(super) end: Option<End>,
-    /// What came before the bytes that are checked, of a backend: its preface, as far as it has come.
+    /// What came before the bytes that are checked, of a backend: its preface, as far as it has
+    /// come.
     preface: VecDeque<u8>,
     has_preface: bool,
 }
