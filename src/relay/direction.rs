@@ -623,6 +623,22 @@ mod tests {
     }
 
     #[test]
+    fn c3_10_c9_1_what_is_read_ahead_for_a_reader_that_is_always_slow_stays_bounded() {
+        let source = Script::new().reads([Act::Data(pattern(6 << 20))]);
+        let mut rig = Rig::new(source, Script::new().takes([1000, 0].repeat(10_000)));
+        rig.from.set_ready(Readiness { readable: true, read_closed: true, ..Readiness::default() });
+        for _ in 0..4000 {
+            rig.to.set_ready(Readiness { writable: true, ..Readiness::default() });
+            rig.drive(usize::MAX);
+            assert!(
+                rig.direction.unsent.len() <= 2 * rig.scratch.len(),
+                "more than a pipe's worth"
+            );
+        }
+        assert!(rig.moved > 3_000_000);
+    }
+
+    #[test]
     #[cfg(unix)]
     fn c6_8_a_reader_that_is_blocked_for_a_moment_keeps_up() {
         let more = [100_000, 400_000].map(|len| Act::Data(pattern(len)));
