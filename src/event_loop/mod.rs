@@ -324,6 +324,7 @@ impl EventLoop {
                 self.cx.ended(&client, &relaying, reason, now);
                 self.cx.pool.release(relaying.assignment);
                 let (mut client, mut backend) = relaying.duplex.into_sides();
+                self.cx.pipes.trim();
                 if reason == EndReason::Finished {
                     client.mark_orderly();
                     backend.mark_orderly();

@@ -374,7 +374,7 @@ impl PipeSystem for SimulatedPipes {
     }
 
     fn note_closed(&self) {
-        self.0.lock().0.paused_until = None; // there is room again
+        self.0.lock().0.forget_shortage();
     }
 
     fn is_for_all(&self) -> bool {
