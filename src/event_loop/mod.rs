@@ -404,6 +404,7 @@ impl EventLoop {
                 self.cx.ended(&client, &relaying, reason, now);
                 self.cx.pool.release(relaying.assignment);
                 let (client, mut backend) = relaying.duplex.into_sides();
+                self.cx.pipes.trim();
                 if is_removed {
                     backend.mark_aborted();
                 }

@@ -93,11 +93,16 @@ impl Pipes {
         Some(Pipe { ends: ends?, len: 0, _counted: self.count.clone() })
     }
 
-    /// Takes back a pipe that is empty again. Keeps as many empty ones as are in use, and one more:
-    /// all that are open count against what the system allows the user.
+    /// Takes back a pipe that is empty again.
     pub(crate) fn give_back(&mut self, pipe: Pipe) {
         debug_assert!(pipe.is_empty());
         self.empty.push(pipe);
+        self.trim();
+    }
+
+    /// Keeps as many empty pipes as are in use, and one more: all that are open count against what
+    /// the system allows the user.
+    pub(crate) fn trim(&mut self) {
         let in_use = self.open() - self.empty.len();
         self.empty.truncate(in_use + 1);
     }
@@ -211,6 +216,17 @@ mod tests {
                 pipes.empty.len()
             );
         }
+        assert_eq!((pipes.open(), pipes.empty.len()), (1, 1));
+    }
+
+    #[test]
+    fn c6_8_pipes_that_were_closed_with_their_pairs_are_no_reason_to_keep_empty_ones() {
+        let (mut pipes, _, now) = pipes(usize::MAX);
+        let mut taken: Vec<Pipe> = (0..8).map_while(|_| pipes.take(now)).collect();
+        taken.drain(..4).for_each(|pipe| pipes.give_back(pipe));
+        assert_eq!(pipes.empty.len(), 4);
+        drop(taken);
+        pipes.trim();
         assert_eq!((pipes.open(), pipes.empty.len()), (1, 1));
     }
 

@@ -9,7 +9,9 @@ use std::{
 };
 
 use crate::net::Stream;
-use crate::relay::{PipeEnds, PipeSystem};
+use crate::relay::PipeEnds;
+#[cfg(test)]
+use crate::relay::PipeSystem;
 
 /// Returns a descriptor for a stream that has none: simulated pipes do not touch it.
 #[cfg(unix)]
@@ -19,8 +21,10 @@ pub(crate) fn any_fd() -> BorrowedFd<'static> {
 }
 
 /// A system that has pipes for the asking, which hold so many bytes each.
+#[cfg(test)]
 pub(crate) struct PlentyOfPipes(pub(crate) usize);
 
+#[cfg(test)]
 impl PipeSystem for PlentyOfPipes {
     fn is_safe(&self) -> bool {
         true

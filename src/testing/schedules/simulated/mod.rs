@@ -351,8 +351,7 @@ impl Player {
         let mut world = self.world.lock();
         let (network, host) = &mut *world;
         let now = network.now;
-        let pauses = [network.paused_until, network.may_pause_until];
-        let lacks_something = pauses.into_iter().flatten().any(|until| until > now);
+        let lacks_something = network.paused_until.is_some_and(|until| until > now);
         let is_pausing =
             lacks_something && self.next.is_some_and(|next| next <= now + SHORTAGE_PAUSE);
         assert!(host.drain_until.is_none_or(|until| until > now), "it does not end");

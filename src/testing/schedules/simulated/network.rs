@@ -30,8 +30,8 @@ pub(super) struct Network {
     pub(super) short_of: usize,
     /// Until when the balancer has reason to pause.
     pub(super) paused_until: Option<Instant>,
-    /// A pause that a pipe that was closed has made unnecessary, and which may go on.
-    pub(super) may_pause_until: Option<Instant>,
+    /// The same before the last call that lacked something.
+    paused_before: Option<Instant>,
     pub(super) accepts_in_turn: usize,
 }
 
@@ -152,7 +152,7 @@ impl Network {
             backlog_event: false,
             short_of: 0,
             paused_until: None,
-            may_pause_until: None,
+            paused_before: None,
             accepts_in_turn: 0,
         }
     }
@@ -388,9 +388,15 @@ impl Network {
 
     /// The balancer has reason to pause; one that is under way is not made longer.
     pub(super) fn note_shortage(&mut self) {
+        self.paused_before = self.paused_until;
         if self.paused_until.is_none_or(|until| until <= self.now) {
             self.paused_until = Some(self.now + SHORTAGE_PAUSE);
         }
+    }
+
+    /// The call that lacked something will be made again at once.
+    pub(super) fn forget_shortage(&mut self) {
+        self.paused_until = self.paused_before;
     }
 
     /// How many pairs have a socket that is open, but for dials that were cancelled.

@@ -386,9 +386,7 @@ impl PipeSystem for SimulatedPipes {
     }
 
     fn note_closed(&self) {
-        let network = &mut self.0.lock().0;
-        // There is room again. The balancer need not notice: it looks again when the pause is over.
-        network.may_pause_until = network.paused_until.take().or(network.may_pause_until);
+        self.0.lock().0.forget_shortage();
     }
 
     fn is_for_all(&self) -> bool {
