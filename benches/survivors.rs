@@ -20,7 +20,7 @@ use tinylb_benches::{descriptors, echo, loopback};
 
 const ROUNDS: usize = 7;
 /// How long the survivor goes on after the burst.
-const AFTERMATH: Duration = Duration::from_millis(500);
+const AFTERMATH: Duration = Duration::from_secs(1);
 
 fn main() {
     let (pairs, dials) = (crowd::sizes(&[9_000])[0], crowd::sizes(&[4_500])[0]);
@@ -41,12 +41,13 @@ fn main() {
     report(&format!("beside {dials} re-dials"), || {
         worst_beside(survivor, |balancer, watch| {
             update(balancer, &[(survivor, 0), (silent.addr, 1)]);
-            let _clients = Waiting::connect(port_of(balancer), dials);
+            let clients = Waiting::connect(port_of(balancer), dials);
             while dialling(balancer) < dials as u64 {
                 thread::sleep(Duration::from_millis(5));
             }
             watch.begin();
             update(balancer, &[(survivor, 0), (other, 1)]);
+            clients
         })
     });
 }
@@ -57,8 +58,12 @@ fn report(name: &str, mut round: impl FnMut() -> Duration) {
     println!("{name}: median {:.1}, all {worst:.1?}", worst[ROUNDS / 2]);
 }
 
-/// Has a pair exchange messages, beside a burst and for a while after it.
-fn worst_beside(survivor: SocketAddr, burst: impl FnOnce(&ServerThread, &Watch)) -> Duration {
+/// Has a pair exchange messages, beside a burst and for a while after it, for which what the burst
+/// returns is kept.
+fn worst_beside<T>(
+    survivor: SocketAddr,
+    burst: impl FnOnce(&ServerThread, &Watch) -> T,
+) -> Duration {
     let balancer = Server::builder().build(loopback::listener()).unwrap().spawn().unwrap();
     update(&balancer, &[(survivor, 1)]);
     let client = connect([loopback::addrs(1, port_of(&balancer))[0]]);
@@ -66,7 +71,7 @@ fn worst_beside(survivor: SocketAddr, burst: impl FnOnce(&ServerThread, &Watch))
     let watch = Watch::default();
     let watched = watch.clone();
     let worst = thread::spawn(move || watched.worst_round_trip(&client));
-    burst(&balancer, &watch);
+    let _kept = burst(&balancer, &watch);
     watch.begin();
     thread::sleep(AFTERMATH);
     watch.has_ended.store(true, Ordering::Relaxed);

@@ -32,8 +32,8 @@ const SMALL: usize = 256;
 pub(crate) enum Queue {
     /// An event has made it ready.
     Ready,
-    /// An event tells of a failure, or that both its peers' streams have ended.
-    Failing,
+    /// An event tells that a peer has ended its stream, or failed.
+    Ending,
     /// An event is of its dial.
     Connect,
     /// It had more to move than fits in a turn.
@@ -45,7 +45,7 @@ pub(crate) enum Queue {
 impl Queue {
     const COUNT: usize = 5;
     /// Those that events lead to.
-    const OF_EVENTS: [Self; 3] = [Self::Ready, Self::Failing, Self::Connect];
+    const OF_EVENTS: [Self; 3] = [Self::Ready, Self::Ending, Self::Connect];
 }
 
 /// A place in the queues that events lead to: behind what is in them now.

@@ -215,7 +215,7 @@ fn turns_behind(failing: impl Fn(&mut Rig, &[Seen]) -> Readiness) -> usize {
 }
 
 #[test]
-fn c3_4_a_message_does_not_wait_for_the_relays_and_dials_that_fail_at_the_same_time() {
+fn c3_4_a_message_does_not_wait_for_what_ends_fails_or_connects_at_the_same_time() {
     let writable = Readiness { writable: true, ..Readiness::default() };
     assert_eq!(turns_behind(|_, _| writable), 1, "behind dials");
     let behind_relays = turns_behind(|rig, dialled| {
