@@ -121,20 +121,20 @@ impl EventLoop {
         }
     }
 
-    /// Takes a dialling pair out of its slot, runs `step` on it, and does what that returns: puts
-    /// it back in its next phase, or closes it.
+    /// Takes a dialling pair out of its slot, runs `transition` on it, and does what that returns:
+    /// puts it back in its next phase, or closes it.
     fn step(
         &mut self,
         slot: usize,
         now: Instant,
-        step: impl FnOnce(&mut Dialler<'_>, Phase) -> Step,
+        transition: impl FnOnce(&mut Dialler<'_>, Phase) -> Step,
     ) {
         let (token, Pair { client, stage }) = self.pairs.lend(slot);
         let Stage::Dialling(dialling) = stage else {
             unreachable!("only dialling pairs are stepped")
         };
         let Dialling { client: side, mut tried, give_up_at, phase } = dialling;
-        let step = step(
+        let step = transition(
             &mut Dialler {
                 cx: &mut self.cx,
                 client: &client,
@@ -272,30 +272,39 @@ impl Dialler<'_> {
                 let dial = Connecting { backend, preface, candidate, give_up_at, has_event };
                 Step::Begun(dial)
             }
-            Err(err) if net::is_shortage(&err) => {
-                self.cx.pool.give_up_probe(&mut candidate.assignment);
-                if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
-                    warn!("cannot dial for now: {err}{suppressed}");
-                }
-                Step::AwaitDescriptor(candidate, err)
-            }
-            // In a later turn: a backend that is always interrupted would hold up everyone else.
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => {
-                Step::Retry(Phase::Dial(candidate))
-            }
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.busy(candidate),
-            Err(err) if net::is_local_failure(&err) => {
-                let target_name = candidate.assignment.target_name();
-                if let Some(suppressed) = self.cx.port_warnings.pass(self.now) {
-                    warn!("no local address or port to reach {target_name}: {err}{suppressed}");
-                }
-                self.attempt_failed(candidate, &err)
-            }
-            Err(err) => {
-                candidate.has_failed = true;
-                self.attempt_failed(candidate, &err)
-            }
+            Err(err) => self.begin_failed(candidate, err),
         }
+    }
+
+    /// Returns what follows from a dial that could not begin.
+    fn begin_failed(&mut self, mut candidate: Candidate, err: io::Error) -> Step {
+        if net::is_shortage(&err) {
+            return self.await_descriptor(candidate, err);
+        }
+        match err.kind() {
+            // In a later turn: a backend that is always interrupted would hold up everyone else.
+            io::ErrorKind::Interrupted => return Step::Retry(Phase::Dial(candidate)),
+            io::ErrorKind::WouldBlock => return self.busy(candidate),
+            _ => {}
+        }
+        if net::is_local_failure(&err) {
+            let target_name = candidate.assignment.target_name();
+            if let Some(suppressed) = self.cx.port_warnings.pass(self.now) {
+                warn!("no local address or port to reach {target_name}: {err}{suppressed}");
+            }
+        } else {
+            candidate.has_failed = true;
+        }
+        self.attempt_failed(candidate, &err)
+    }
+
+    /// Keeps a candidate until there is a descriptor to dial with.
+    fn await_descriptor(&mut self, mut candidate: Candidate, err: io::Error) -> Step {
+        self.cx.pool.give_up_probe(&mut candidate.assignment);
+        if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
+            warn!("cannot dial for now: {err}{suppressed}");
+        }
+        Step::AwaitDescriptor(candidate, err)
     }
 
     /// Returns how long an attempt may take: its fair share of the client's remaining time, but at
