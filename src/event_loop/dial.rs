@@ -206,14 +206,14 @@ impl Dialler<'_> {
             Phase::Dial(candidate) => self.dial(candidate),
             // `retry_fd_waiters` and `retry_busy` try these again.
             Phase::AwaitDescriptor(_) | Phase::AwaitBusy => Step::Wait(phase),
-            Phase::Connecting(connecting) => self.check_connect(connecting),
+            Phase::Connecting(connecting) => self.poll_connect(connecting),
         }
     }
 
     /// Does what a timeout asks for, unless the dial turns out to be connected.
     fn time_out(&mut self, phase: Phase, timeout: DialTimeout) -> Step {
         let step = match phase {
-            Phase::Connecting(mut connecting) => match connecting.backend.check_connect() {
+            Phase::Connecting(mut connecting) => match connecting.backend.poll_connect() {
                 Ok(true) => return self.connected(connecting),
                 Err(err) => self.connect_failed(connecting, &err),
                 Ok(false) if timeout == (DialTimeout::All { attempt_too: false }) => {
@@ -329,11 +329,11 @@ impl Dialler<'_> {
     }
 
     /// Asks the backend's stream whether it is connected, if an event has come since the last time.
-    fn check_connect(&mut self, mut connecting: Connecting) -> Step {
+    fn poll_connect(&mut self, mut connecting: Connecting) -> Step {
         if !std::mem::take(&mut connecting.has_event) {
             return Step::Wait(Phase::Connecting(connecting));
         }
-        match connecting.backend.check_connect() {
+        match connecting.backend.poll_connect() {
             Ok(true) => self.connected(connecting),
             Ok(false) => Step::Wait(Phase::Connecting(connecting)),
             Err(err) => self.connect_failed(connecting, &err),
