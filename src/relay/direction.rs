@@ -91,7 +91,7 @@ impl Direction {
     }
 
     /// Returns whether its source has ended its stream. That need not have been passed on yet.
-    pub(crate) fn has_finished(&self) -> bool {
+    pub(crate) fn source_has_ended(&self) -> bool {
         self.flow != Flow::Open
     }
 
@@ -100,8 +100,8 @@ impl Direction {
         self.flow == Flow::Ending
     }
 
-    /// Returns whether its sink's stream has ended, too.
-    pub(crate) fn has_ended(&self) -> bool {
+    /// Returns whether the end has been passed on to its sink, too.
+    pub(crate) fn sink_was_ended(&self) -> bool {
         self.flow == Flow::Ended
     }
 
@@ -369,7 +369,7 @@ mod tests {
         let source = Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]);
         let mut rig = Rig::new(source, Script::new().takes([1, 0, 0]));
         assert_eq!(rig.drive(1000), Drive::Blocked);
-        assert!(!rig.sink.is_shut() && !rig.direction.has_finished());
+        assert!(!rig.sink.is_shut() && !rig.direction.source_has_ended());
         rig.events();
         rig.events();
         assert_eq!(rig.drive(1000), Drive::Blocked);
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(rig.from.failure().unwrap().kind(), ErrorKind::ConnectionReset);
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
         assert_eq!(rig.received(), b"before", "what came before the reset is passed on");
-        assert!(!rig.sink.is_shut() && !rig.direction.has_finished());
+        assert!(!rig.sink.is_shut() && !rig.direction.source_has_ended());
     }
 
     #[test]
@@ -520,7 +520,7 @@ mod tests {
     fn c1_2_ending_the_write_side_may_block() {
         let mut rig = Rig::new(Script::new().reads([Act::End]), Script::new().shutdown_blocks(1));
         assert_eq!(rig.drive(1000), Drive::Blocked);
-        assert!(rig.direction.has_finished() && !rig.sink.is_shut());
+        assert!(rig.direction.source_has_ended() && !rig.sink.is_shut());
         rig.events();
         assert_eq!(rig.drive(1000), Drive::Ended);
         assert!(rig.sink.is_shut());
@@ -601,7 +601,7 @@ mod tests {
         assert_eq!((rig.moved, rig.direction.unsent.len()), (GROWTH as u64 + 60_000, 0));
         rig.events();
         assert_eq!((rig.drive(usize::MAX), rig.moved), (Drive::Blocked, GROWTH as u64 + 70_000));
-        assert!(!rig.direction.has_finished(), "nothing is read meanwhile");
+        assert!(!rig.direction.source_has_ended(), "nothing is read meanwhile");
         rig.events();
         assert_eq!(rig.drive(usize::MAX), Drive::Ended);
         assert_eq!(rig.received()[GROWTH..], pattern(100_000));

@@ -59,7 +59,7 @@ impl Duplex {
     }
 
     pub(crate) fn is_half_closed(&self) -> bool {
-        self.upload.has_finished() || self.download.has_finished()
+        self.upload.source_has_ended() || self.download.source_has_ended()
     }
 
     pub(crate) fn active_at(&self) -> Instant {
@@ -69,10 +69,10 @@ impl Duplex {
     /// Returns the client's side and the backend's, to be closed: in an orderly way if they were
     /// sent the end of their stream, otherwise by an abort.
     pub(crate) fn into_sides(mut self) -> (Side, Side) {
-        if self.download.has_ended() {
+        if self.download.sink_was_ended() {
             self.client.mark_orderly();
         }
-        if self.upload.has_ended() {
+        if self.upload.sink_was_ended() {
             self.backend.mark_orderly();
         }
         (self.client, self.backend)
@@ -100,9 +100,9 @@ impl Duplex {
         let Self { client, backend, upload, download, bytes_up, bytes_down, .. } = self;
         loop {
             let failed_before = (client.has_failed(), backend.has_failed());
-            let is_last = download.has_ended();
+            let is_last = download.sink_was_ended();
             let up = upload.drive(client, backend, lent, budget, bytes_up, is_last);
-            let is_last = upload.has_ended();
+            let is_last = upload.sink_was_ended();
             let down = download.drive(backend, client, lent, budget, bytes_down, is_last);
             let (client_failed, backend_failed) = (client.has_failed(), backend.has_failed());
             return match (up, down) {
