@@ -267,7 +267,7 @@ impl Dialler<'_> {
         };
         match begun {
             Ok((backend, preface)) => {
-                let give_up_at = after(self.now, self.share(&candidate));
+                let give_up_at = after(self.now, self.attempt_limit(&candidate));
                 let has_event = false;
                 let dial = Connecting { backend, preface, candidate, give_up_at, has_event };
                 Step::Begun(dial)
@@ -309,7 +309,7 @@ impl Dialler<'_> {
 
     /// Returns how long an attempt may take: its fair share of the client's remaining time, but at
     /// most `connect_timeout`. A share is never so short that running out of it proves nothing.
-    fn share(&mut self, candidate: &Candidate) -> Duration {
+    fn attempt_limit(&mut self, candidate: &Candidate) -> Duration {
         let Candidate { assignment, attempt, .. } = candidate;
         let connect_timeout = self.cx.config.limits.connect_timeout;
         let addresses = assignment.entry().backend().attempts().saturating_sub(*attempt);

@@ -48,7 +48,7 @@ pub(crate) struct Direction {
 }
 
 /// What a direction borrows for a drive.
-pub(crate) struct Lent<'a> {
+pub(crate) struct DriveContext<'a> {
     /// What reads go into. No read is larger.
     pub(crate) scratch: &'a mut [u8],
     pub(crate) pipes: &'a mut Pipes,
@@ -117,15 +117,15 @@ impl Direction {
         &mut self,
         from: &mut Side,
         to: &mut Side,
-        lent: &mut Lent<'_>,
+        cx: &mut DriveContext<'_>,
         budget: usize,
         moved: &mut u64,
         is_closed_next: bool,
     ) -> Drive {
         let mut left = budget;
         loop {
-            if !self.send_spliced(to, lent, moved) || !self.send_unsent(to, moved) {
-                self.read_ahead(from, to, lent.scratch);
+            if !self.send_spliced(to, cx, moved) || !self.send_unsent(to, moved) {
+                self.read_ahead(from, to, cx.scratch);
                 return Drive::Blocked;
             }
             match self.flow {
@@ -137,13 +137,13 @@ impl Direction {
                 Flow::Ending => return Drive::Blocked,
                 Flow::Open if to.has_failed() => return Drive::Blocked,
                 Flow::Open if left == 0 && from.is_readable() => return Drive::Unfinished,
-                Flow::Open => match self.splice_in(from, to, lent) {
+                Flow::Open => match self.splice_in(from, to, cx) {
                     Fill::Blocked => return Drive::Blocked,
                     Fill::Bytes(len) => left = left.saturating_sub(len),
                     Fill::Copy => {
-                        let largest = lent.scratch.len();
+                        let largest = cx.scratch.len();
                         let size = self.read_size.min(largest);
-                        let room = &mut lent.scratch[..size];
+                        let room = &mut cx.scratch[..size];
                         let Some(len) = from.read(room) else { return Drive::Blocked };
                         left = left.saturating_sub(len);
                         self.pass_on(&room[..len], size, largest, to, moved);
@@ -154,16 +154,16 @@ impl Direction {
     }
 
     /// Fills a pipe, if this is bulk and can be spliced.
-    fn splice_in(&mut self, from: &mut Side, to: &Side, lent: &mut Lent<'_>) -> Fill {
+    fn splice_in(&mut self, from: &mut Side, to: &Side, cx: &mut DriveContext<'_>) -> Fill {
         #[cfg(any(test, fuzzing))]
-        if lent.pipes.are_for_all() {
+        if cx.pipes.are_for_all() {
             self.is_bulk = true;
         }
         if self.is_bulk && self.splicing.is_none() {
-            self.splicing = Splicing::begin(from, to, lent.pipes, lent.now);
+            self.splicing = Splicing::begin(from, to, cx.pipes, cx.now);
         }
         let Some(splicing) = &mut self.splicing else { return Fill::Copy };
-        let fill = splicing.fill(from, lent.pipes, lent.now);
+        let fill = splicing.fill(from, cx.pipes, cx.now);
         if matches!(fill, Fill::Copy) {
             self.shrink(to, self.read_size / 2);
         }
@@ -171,13 +171,13 @@ impl Direction {
     }
 
     /// Sends what is unsent in a pipe. Returns whether nothing is left there.
-    fn send_spliced(&mut self, to: &mut Side, lent: &mut Lent<'_>, moved: &mut u64) -> bool {
+    fn send_spliced(&mut self, to: &mut Side, cx: &mut DriveContext<'_>, moved: &mut u64) -> bool {
         let Some(splicing) = &mut self.splicing else { return true };
         let before = *moved;
-        let is_empty = splicing.drain(to, lent.pipes, moved, lent.now);
+        let is_empty = splicing.drain(to, cx.pipes, moved, cx.now);
         if *moved > before {
             self.unflushed = true;
-            lent.lead = lent.lead.max(splicing.lead());
+            cx.lead = cx.lead.max(splicing.lead());
         }
         if is_empty && splicing.has_stalled() {
             self.shrink(to, SMALLEST_READ);
@@ -320,7 +320,7 @@ mod tests {
         }
 
         fn drive_before_closing(&mut self, budget: usize, is_closed_next: bool) -> Drive {
-            let mut lent = Lent {
+            let mut cx = DriveContext {
                 scratch: &mut self.scratch,
                 pipes: &mut self.pipes,
                 now: self.now,
@@ -329,7 +329,7 @@ mod tests {
             self.direction.drive(
                 &mut self.from,
                 &mut self.to,
-                &mut lent,
+                &mut cx,
                 budget,
                 &mut self.moved,
                 is_closed_next,
