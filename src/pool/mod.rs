@@ -26,7 +26,7 @@ use self::breaker::{Breaker, BreakerChange};
 pub(crate) use self::difference::Difference;
 use self::pending_update::{LiveTargets, Outcome, PendingUpdate};
 pub use self::policy::Policy;
-use self::policy::{Seat, Selector};
+use self::policy::{MemberInfo, Selector};
 use self::position_set::PositionSet;
 use self::rotation::Rotation;
 pub(crate) use self::tried::Tried;
@@ -689,13 +689,13 @@ impl Pool {
                 }
             }
         }
-        let seat = |(position, id): (usize, &Id<Member>)| Seat {
+        let info = |(position, id): (usize, &Id<Member>)| MemberInfo {
             before: before[position],
             weight: members[*id].entry.weight(),
             load: targets[members[*id].target].pairs(),
             is_available: self.available.contains(position),
         };
-        self.selector.replace(order.iter().enumerate().map(seat).collect());
+        self.selector.replace(order.iter().enumerate().map(info).collect());
         let is_before = |last: &str, id: &Id<Member>| members[*id].entry.key() <= last;
         self.rotation.reposition(|last| order.partition_point(|id| is_before(last, id)));
     }
