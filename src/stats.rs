@@ -207,7 +207,8 @@ pub struct BackendStats {
     pub ejected: bool,
     /// How long it stays ejected. `None` if it is not.
     pub ejected_for: Option<Duration>,
-    /// Whether its ejection is over, and one client's dial is about to tell whether it is back.
+    /// Whether its ejection is over, and one client's dial is about to tell whether it is back, or
+    /// is in flight to find out.
     pub half_open: bool,
     /// Why a dial of its target last failed. A success does not clear it.
     pub last_error: Option<DialError>,

@@ -75,7 +75,7 @@ impl Acceptor {
                 self.is_ready = false;
                 Accept::WouldBlock
             }
-            Err(err) if net::is_of_one_client(&err) => Accept::ClientFailed(err),
+            Err(err) if net::is_client_error(&err) => Accept::ClientFailed(err),
             Err(err) => Accept::ListenerFailed(err),
         }
     }

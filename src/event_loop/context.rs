@@ -129,16 +129,7 @@ impl Context {
         if reason == EndReason::NoBackend {
             self.log_whether_served(); // before the first update, nothing else logs it
         }
-        let ended = Ended {
-            client: client.observed(),
-            backend: None,
-            lasted: now.saturating_duration_since(client.accepted_at),
-            bytes_up: 0,
-            bytes_down: 0,
-            reason,
-            error,
-        };
-        self.report_end(client, &ended);
+        self.report_end(client, None, error, reason, now);
     }
 
     /// Counts and reports a pair that was relaying.
@@ -151,24 +142,31 @@ impl Context {
     ) {
         self.counters.open -= 1;
         self.counters.ended.count(reason);
-        let Relaying { assignment, duplex } = relaying;
-        let ended = Ended {
-            client: client.observed(),
-            backend: Some(BackendRef {
-                key: assignment.key(),
-                target_name: assignment.target_name(),
-            }),
-            lasted: now.saturating_duration_since(client.accepted_at),
-            bytes_up: duplex.bytes_up,
-            bytes_down: duplex.bytes_down,
-            reason,
-            error: duplex.failure(),
-        };
-        self.report_end(client, &ended);
+        self.report_end(client, Some(relaying), relaying.duplex.failure(), reason, now);
     }
 
-    fn report_end(&mut self, client: &ClientInfo, ended: &Ended<'_>) {
-        debug!("client {} ({}): {}", client.id, client.addr, ended.reason);
-        self.observer.ended(ended);
+    /// Logs and reports the end of a client, with what it relayed if it reached a backend.
+    fn report_end(
+        &mut self,
+        client: &ClientInfo,
+        relaying: Option<&Relaying>,
+        error: Option<&std::io::Error>,
+        reason: EndReason,
+        now: Instant,
+    ) {
+        debug!("client {} ({}): {reason}", client.id, client.addr);
+        let backend = relaying.map(|Relaying { assignment, .. }| BackendRef {
+            key: assignment.key(),
+            target_name: assignment.target_name(),
+        });
+        self.observer.ended(&Ended {
+            client: client.observed(),
+            backend,
+            lasted: now.saturating_duration_since(client.accepted_at),
+            bytes_up: relaying.map_or(0, |relaying| relaying.duplex.bytes_up),
+            bytes_down: relaying.map_or(0, |relaying| relaying.duplex.bytes_down),
+            reason,
+            error,
+        });
     }
 }

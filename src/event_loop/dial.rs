@@ -121,20 +121,20 @@ impl EventLoop {
         }
     }
 
-    /// Takes a dialling pair out of its slot, runs `step` on it, and does what that returns: puts
-    /// it back in its next phase, or closes it.
+    /// Takes a dialling pair out of its slot, runs `transition` on it, and does what that returns:
+    /// puts it back in its next phase, or closes it.
     fn step(
         &mut self,
         slot: usize,
         now: Instant,
-        step: impl FnOnce(&mut Dialler<'_>, Phase) -> Step,
+        transition: impl FnOnce(&mut Dialler<'_>, Phase) -> Step,
     ) {
         let (token, Pair { client, stage }) = self.pairs.lend(slot);
         let Stage::Dialling(dialling) = stage else {
             unreachable!("only dialling pairs are stepped")
         };
         let Dialling { client: side, mut tried, give_up_at, phase } = dialling;
-        let step = step(
+        let step = transition(
             &mut Dialler {
                 cx: &mut self.cx,
                 client: &client,
@@ -206,14 +206,14 @@ impl Dialler<'_> {
             Phase::Dial(candidate) => self.dial(candidate),
             // `retry_fd_waiters` and `retry_busy` try these again.
             Phase::AwaitDescriptor(_) | Phase::AwaitBusy => Step::Wait(phase),
-            Phase::Connecting(connecting) => self.check_connect(connecting),
+            Phase::Connecting(connecting) => self.poll_connect(connecting),
         }
     }
 
     /// Does what a timeout asks for, unless the dial turns out to be connected.
     fn time_out(&mut self, phase: Phase, timeout: DialTimeout) -> Step {
         let step = match phase {
-            Phase::Connecting(mut connecting) => match connecting.backend.check_connect() {
+            Phase::Connecting(mut connecting) => match connecting.backend.poll_connect() {
                 Ok(true) => return self.connected(connecting),
                 Err(err) => self.connect_failed(connecting, &err),
                 Ok(false) if timeout == (DialTimeout::All { attempt_too: false }) => {
@@ -267,40 +267,49 @@ impl Dialler<'_> {
         };
         match begun {
             Ok((backend, preface)) => {
-                let give_up_at = after(self.now, self.share(&candidate));
+                let give_up_at = after(self.now, self.attempt_limit(&candidate));
                 let has_event = false;
                 let dial = Connecting { backend, preface, candidate, give_up_at, has_event };
                 Step::Begun(dial)
             }
-            Err(err) if net::is_shortage(&err) => {
-                self.cx.pool.give_up_probe(&mut candidate.assignment);
-                if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
-                    warn!("cannot dial for now: {err}{suppressed}");
-                }
-                Step::AwaitDescriptor(candidate, err)
-            }
-            // In a later turn: a backend that is always interrupted would hold up everyone else.
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => {
-                Step::Retry(Phase::Dial(candidate))
-            }
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.busy(candidate),
-            Err(err) if net::is_local_failure(&err) => {
-                let target_name = candidate.assignment.target_name();
-                if let Some(suppressed) = self.cx.port_warnings.pass(self.now) {
-                    warn!("no local address or port to reach {target_name}: {err}{suppressed}");
-                }
-                self.attempt_failed(candidate, &err)
-            }
-            Err(err) => {
-                candidate.has_failed = true;
-                self.attempt_failed(candidate, &err)
-            }
+            Err(err) => self.begin_failed(candidate, err),
         }
+    }
+
+    /// Returns what follows from a dial that could not begin.
+    fn begin_failed(&mut self, mut candidate: Candidate, err: io::Error) -> Step {
+        if net::is_shortage(&err) {
+            return self.await_descriptor(candidate, err);
+        }
+        match err.kind() {
+            // In a later turn: a backend that is always interrupted would hold up everyone else.
+            io::ErrorKind::Interrupted => return Step::Retry(Phase::Dial(candidate)),
+            io::ErrorKind::WouldBlock => return self.busy(candidate),
+            _ => {}
+        }
+        if net::is_local_failure(&err) {
+            let target_name = candidate.assignment.target_name();
+            if let Some(suppressed) = self.cx.port_warnings.pass(self.now) {
+                warn!("no local address or port to reach {target_name}: {err}{suppressed}");
+            }
+        } else {
+            candidate.has_failed = true;
+        }
+        self.attempt_failed(candidate, &err)
+    }
+
+    /// Keeps a candidate until there is a descriptor to dial with.
+    fn await_descriptor(&mut self, mut candidate: Candidate, err: io::Error) -> Step {
+        self.cx.pool.give_up_probe(&mut candidate.assignment);
+        if let Some(suppressed) = self.cx.dial_warnings.pass(self.now) {
+            warn!("cannot dial for now: {err}{suppressed}");
+        }
+        Step::AwaitDescriptor(candidate, err)
     }
 
     /// Returns how long an attempt may take: its fair share of the client's remaining time, but at
     /// most `connect_timeout`. A share is never so short that running out of it proves nothing.
-    fn share(&mut self, candidate: &Candidate) -> Duration {
+    fn attempt_limit(&mut self, candidate: &Candidate) -> Duration {
         let Candidate { assignment, attempt, .. } = candidate;
         let connect_timeout = self.cx.config.limits.connect_timeout;
         let addresses = assignment.entry().backend().attempts().saturating_sub(*attempt);
@@ -320,11 +329,11 @@ impl Dialler<'_> {
     }
 
     /// Asks the backend's stream whether it is connected, if an event has come since the last time.
-    fn check_connect(&mut self, mut connecting: Connecting) -> Step {
+    fn poll_connect(&mut self, mut connecting: Connecting) -> Step {
         if !std::mem::take(&mut connecting.has_event) {
             return Step::Wait(Phase::Connecting(connecting));
         }
-        match connecting.backend.check_connect() {
+        match connecting.backend.poll_connect() {
             Ok(true) => self.connected(connecting),
             Ok(false) => Step::Wait(Phase::Connecting(connecting)),
             Err(err) => self.connect_failed(connecting, &err),

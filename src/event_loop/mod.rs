@@ -291,7 +291,7 @@ impl EventLoop {
             (Stage::Dialling(dialling), PairSide::Client) => {
                 // Nothing is read from it until its backend is connected.
                 let readiness = dialling.client.set_ready(readiness);
-                if dialling.client.check_hang_up(readiness) {
+                if dialling.client.note_hang_up(readiness) {
                     self.close_pair(token.slot, EndReason::ClientFailed, now);
                 }
                 return;

@@ -49,22 +49,25 @@ impl Pair {
         }
     }
 
+    /// Returns what comes next on its way to a backend, or `None` if it is connected to one.
+    fn phase(&self) -> Option<&Phase> {
+        match &self.stage {
+            Stage::Dialling(dialling) => Some(&dialling.phase),
+            Stage::Relaying(_) => None,
+        }
+    }
+
     pub(crate) fn awaits_descriptor(&self) -> bool {
-        let Stage::Dialling(dialling) = &self.stage else { return false };
-        matches!(dialling.phase, Phase::AwaitDescriptor(_))
+        matches!(self.phase(), Some(Phase::AwaitDescriptor(_)))
     }
 
     pub(crate) fn awaits_busy(&self) -> bool {
-        let Stage::Dialling(dialling) = &self.stage else { return false };
-        matches!(dialling.phase, Phase::AwaitBusy)
+        matches!(self.phase(), Some(Phase::AwaitBusy))
     }
 
     /// Returns whether a dial is in flight for it, or was answered.
     pub(crate) fn is_connecting(&self) -> bool {
-        match &self.stage {
-            Stage::Dialling(dialling) => matches!(dialling.phase, Phase::Connecting(_)),
-            Stage::Relaying(_) => true,
-        }
+        matches!(self.phase(), None | Some(Phase::Connecting(_)))
     }
 
     /// Returns which of its timeouts has fired by now.

@@ -49,12 +49,10 @@ impl EventLoop {
         for slot in self.pairs.slot_numbers() {
             let Some(Pair { stage, .. }) = self.pairs.get_mut(slot) else { continue };
             match stage {
-                Stage::Relaying(relaying) => {
-                    if !self.cx.pool.serves(&relaying.assignment) {
-                        let (client, backend) = self.detach(slot, EndReason::TargetRemoved, now);
-                        batch.push_pair(client, backend);
-                        applied.closed += 1;
-                    }
+                Stage::Relaying(relaying) if !self.cx.pool.serves(&relaying.assignment) => {
+                    let (client, backend) = self.detach(slot, EndReason::TargetRemoved, now);
+                    batch.push_pair(client, backend);
+                    applied.closed += 1;
                 }
                 Stage::Dialling(dialling) => {
                     let assignment = dialling.phase.assignment();
@@ -65,20 +63,28 @@ impl EventLoop {
                     if let Some(assignment) = assignment {
                         self.cx.pool.release(assignment);
                     }
-                    applied.cancelled += usize::from(backend.is_some());
                     if let Some(backend) = backend {
                         batch.push_dial(backend);
+                        applied.cancelled += 1;
                     }
-                    let has_candidate = self.cx.pool.has_candidate(&mut dialling.tried);
-                    if !has_candidate {
-                        // In this step, so that "applied" holds for this client too.
-                        let (client, backend) = self.detach(slot, self.cx.refusal(), now);
-                        batch.push_pair(client, backend);
-                    } else if dialling.is_about_to_dial() {
-                        self.pairs.enqueue(slot, Queue::Dial);
-                    }
+                    self.redial(slot, batch, now);
                 }
+                Stage::Relaying(_) => {}
             }
+        }
+    }
+
+    /// Queues a pair to dial again. Takes it out if no candidate is left for it: in this step, so
+    /// that "applied" holds for this client too.
+    fn redial(&mut self, slot: usize, batch: &mut ClosingBatch, now: Instant) {
+        let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.get_mut(slot) else {
+            return;
+        };
+        if !self.cx.pool.has_candidate(&mut dialling.tried) {
+            let (client, backend) = self.detach(slot, self.cx.refusal(), now);
+            batch.push_pair(client, backend);
+        } else if dialling.is_about_to_dial() {
+            self.pairs.enqueue(slot, Queue::Dial);
         }
     }
 
@@ -93,12 +99,7 @@ impl EventLoop {
             }
             dialling.phase = Phase::Pick;
             dialling.tried.forget_busy();
-            if self.cx.pool.has_candidate(&mut dialling.tried) {
-                self.pairs.enqueue(token.slot, Queue::Dial);
-            } else {
-                let (client, backend) = self.detach(token.slot, self.cx.refusal(), now);
-                batch.push_pair(client, backend);
-            }
+            self.redial(token.slot, batch, now);
         }
     }
 

@@ -57,11 +57,8 @@ impl<T: Clone> Pending<T> {
     /// Why there will be no answer. [`Error::OwnThread`] on the balancer's own thread, unless the
     /// answer is there already.
     pub fn wait(&self) -> Result<T, Error> {
-        loop {
-            if let Some(value) = self.wait_until(None)? {
-                return Ok(value);
-            }
-        }
+        let value = self.wait_until(None)?;
+        Ok(value.expect("without a deadline, only an answer or an error ends the wait"))
     }
 
     /// Waits for the answer, at most this long. Returns `None` if there is none by then.

@@ -57,7 +57,7 @@ pub(super) fn is_in_progress(err: &io::Error) -> bool {
 }
 
 /// Returns whether an error of `accept` concerns one client, which is gone. The next may be fine.
-pub(crate) fn is_of_one_client(err: &io::Error) -> bool {
+pub(crate) fn is_client_error(err: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
         NetworkUnreachable, PermissionDenied, TimedOut,
@@ -89,13 +89,13 @@ mod tests {
             assert!(
                 is_shortage(&os(shortage))
                     && is_local_failure(&os(shortage))
-                    && !is_of_one_client(&os(shortage))
+                    && !is_client_error(&os(shortage))
             );
         }
         // EPERM, EINTR, EPROTO, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ETIMEDOUT, and
         // EHOSTUNREACH
         for of_one in [1, 4, 71, 100, 101, 103, 104, 110, 113] {
-            assert!(is_of_one_client(&os(of_one)) && !is_shortage(&os(of_one)), "{}", os(of_one));
+            assert!(is_client_error(&os(of_one)) && !is_shortage(&os(of_one)), "{}", os(of_one));
         }
         let (econnrefused, ehostunreach, ebadf) = (os(111), os(113), os(9));
         assert!(!is_local_failure(&econnrefused) && !is_local_failure(&ehostunreach));
@@ -103,6 +103,6 @@ mod tests {
         for local in [97, 98, 99, 101] {
             assert!(is_local_failure(&os(local)) && !is_shortage(&os(local)), "{}", os(local));
         }
-        assert!(!is_of_one_client(&ebadf) && !is_shortage(&ebadf));
+        assert!(!is_client_error(&ebadf) && !is_shortage(&ebadf));
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod tcp;
 mod unix;
 
 pub use address::Address;
-pub(crate) use error_kind::{is_local_failure, is_of_one_client, is_shortage};
+pub(crate) use error_kind::{is_client_error, is_local_failure, is_shortage};
 #[cfg(feature = "socket2")]
 pub use listen_options::ListenOptions;
 pub use listener::{IntoListener, Listener};

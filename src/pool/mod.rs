@@ -3,6 +3,8 @@
 //! Members are the keys of the set, targets are what they name. Both have ids that stay valid for
 //! as long as they are in force. A pair's [`Assignment`] holds the ids of what it was given, and
 //! finds nothing under them afterwards. So an update touches only the pairs that it closes.
+//!
+//! This file picks and counts. `replace` carries out an update.
 
 mod arena;
 mod breaker;
@@ -11,6 +13,7 @@ mod min_tree;
 pub(crate) mod pending_update;
 pub(crate) mod policy;
 mod position_set;
+mod replace;
 mod rotation;
 mod tried;
 
@@ -24,9 +27,9 @@ pub(crate) use self::arena::Id;
 pub use self::breaker::Ejection;
 use self::breaker::{Breaker, BreakerChange};
 pub(crate) use self::difference::Difference;
-use self::pending_update::{LiveTargets, Outcome, PendingUpdate};
+use self::pending_update::{LiveTargets, PendingUpdate};
 pub use self::policy::Policy;
-use self::policy::{Seat, Selector};
+use self::policy::Selector;
 use self::position_set::PositionSet;
 use self::rotation::Rotation;
 pub(crate) use self::tried::Tried;
@@ -34,7 +37,6 @@ use crate::backend::Entry;
 use crate::observer::BreakerState;
 use crate::random::Random;
 use crate::stats::{BackendStats, DialError, Usage};
-use crate::time::after;
 
 /// How the backends in force are picked and ejected.
 #[derive(Clone, Copy, Debug, Default)]
@@ -159,28 +161,6 @@ impl Picked {
     fn backend(self) -> Option<Assignment> {
         if let Self::Backend(assignment) = self { Some(assignment) } else { None }
     }
-}
-
-/// The outcome of merging a new set into the order.
-#[derive(Default)]
-struct Merge {
-    difference: Difference,
-    /// The targets that have lost their last key. A later key of the new set may still name them.
-    unnamed: Vec<Id<Target>>,
-    /// The entries that were in force.
-    retired: Vec<Arc<Entry>>,
-    /// The position that each member of the new order had before, if it was there.
-    before: Vec<Option<usize>>,
-}
-
-/// The outcome of replacing the set.
-pub(crate) struct Replaced {
-    pub(crate) difference: Difference,
-    /// Whether any pair has lost its target, or may no longer dial it.
-    pub(crate) affects_pairs: bool,
-    /// The entries that were in force, kept until the update is done: their backends are the
-    /// host's, which may call in when they are dropped.
-    _retired: Vec<Arc<Entry>>,
 }
 
 impl Pool {
@@ -482,222 +462,12 @@ impl Pool {
     }
 }
 
-/// Updates and drains.
+/// Which pairs an update leaves alone, and drains.
 impl Pool {
-    /// Replaces the set. Afterwards [`serves`](Self::serves) and [`may_dial`](Self::may_dial) tell
-    /// of each assignment whether its pair may go on.
-    ///
-    /// With 10,000 backends this mostly waits for memory. So members are matched in order, and a
-    /// target is looked up by name only if a key did not have it before.
-    pub(crate) fn replace(&mut self, update: &PendingUpdate, now: Instant) -> Replaced {
-        let mut affects_pairs = self.remove_closed_earlier(update);
-        let Merge { difference, unnamed, retired, before } = self.replace_members(update);
-        affects_pairs |= self.drain_or_remove(unnamed, update, now);
-        self.find_next_drain_limit();
-        self.reposition(&before);
-        affects_pairs |= self.has_dials_to_held();
-        Replaced { difference, affects_pairs, _retired: retired }
-    }
-
-    /// Removes the targets that an earlier one of the merged updates closed. Those that the last
-    /// one names come back under new ids. Returns whether any had a pair.
-    fn remove_closed_earlier(&mut self, update: &PendingUpdate) -> bool {
-        let closed = update.closed_earlier().filter_map(|name| self.target_by_name.remove(name));
-        let removed = closed.filter_map(|id| self.targets.remove(id));
-        let affected = removed.filter(|target| target.pairs() > 0).count() > 0;
-        self.draining.retain(|id| self.targets.contains(*id));
-        affected
-    }
-
-    /// Merges the new set into the order.
-    fn replace_members(&mut self, update: &PendingUpdate) -> Merge {
-        let entries = update.set.shared_entries();
-        let old = std::mem::replace(&mut self.order, Vec::with_capacity(entries.len()));
-        let mut merge = Merge {
-            retired: Vec::with_capacity(old.len()),
-            before: Vec::with_capacity(entries.len()),
-            ..Merge::default()
-        };
-        let mut old = old.into_iter().peekable();
-        for entry in entries {
-            // Both are in key order. Equal keys often share their string, which is quick to
-            // compare.
-            let mut kept = old.next_if(|id| self.members[*id].has_key_of(entry));
-            if kept.is_none() {
-                while let Some(id) = old.next_if(|id| self.members[*id].entry.key() < entry.key()) {
-                    self.remove_member(id, &mut merge);
-                }
-                kept = old.next_if(|id| self.members[*id].has_key_of(entry));
-            }
-            match kept {
-                Some(id) => self.update_member(id, entry, &mut merge),
-                None => self.insert_member(entry, &mut merge),
-            }
-        }
-        for id in old {
-            self.remove_member(id, &mut merge);
-        }
-        merge
-    }
-
-    fn insert_member(&mut self, entry: &Arc<Entry>, merge: &mut Merge) {
-        merge.difference.added.push(entry.shared_key().clone());
-        merge.before.push(None);
-        let target = self.name_target(entry);
-        let id = self.members.insert(Member {
-            entry: entry.clone(),
-            target,
-            position: 0, // set by `reposition`
-            next_of_target: None,
-            breaker: Breaker::default(),
-            last_error: None,
-            dialling: 0,
-            usage: Usage::default(),
-        });
-        self.order.push(id);
-    }
-
-    /// Gives a member its entry of the new set.
-    fn update_member(&mut self, id: Id<Member>, entry: &Arc<Entry>, merge: &mut Merge) {
-        let Member { entry: old, target, position, .. } = &self.members[id];
-        let (old, target, position) = (old.clone(), *target, *position);
-        let is_same = old.shared_target_name() == entry.shared_target_name();
-        if !is_same || old.weight() != entry.weight() {
-            merge.difference.changed.push(entry.shared_key().clone());
-        }
-        if !is_same {
-            self.unname_target(target, &mut merge.unnamed);
-        }
-        // A target that was closed on the way has lost its id, though it is named again. Nothing of
-        // what was dialled before is a verdict on it: a probe would be waited for in vain.
-        if !is_same || !self.targets.contains(target) {
-            let target = self.name_target(entry);
-            let member = &mut self.members[id];
-            (member.target, member.breaker, member.last_error) = (target, Breaker::default(), None);
-        }
-        self.members[id].entry = entry.clone();
-        self.order.push(id);
-        merge.before.push(Some(position));
-        merge.retired.push(old);
-    }
-
-    fn remove_member(&mut self, id: Id<Member>, merge: &mut Merge) {
-        let member = self.members.remove(id).expect("a member of the order is in the arena");
-        merge.difference.removed.push(member.entry.shared_key().clone());
-        self.departed += member.usage;
-        self.unname_target(member.target, &mut merge.unnamed);
-        merge.retired.push(member.entry);
-    }
-
-    /// Counts one more key for the target of an entry.
-    fn name_target(&mut self, entry: &Entry) -> Id<Target> {
-        let name = entry.shared_target_name();
-        let targets = &mut self.targets;
-        let id = *self.target_by_name.entry(name.clone()).or_insert_with(|| {
-            targets.insert(Target {
-                name: name.clone(),
-                keys: 0,
-                open_keys: 0,
-                first_member: None,
-                dialling: 0,
-                open: 0,
-                drain_until: None,
-            })
-        });
-        targets[id].keys += 1;
-        id
-    }
-
-    /// Counts one key less for a target, and lists it in `unnamed` if that was the last one. A key
-    /// of the new set may still name it.
-    fn unname_target(&mut self, id: Id<Target>, unnamed: &mut Vec<Id<Target>>) {
-        if let Some(target) = self.targets.get_mut(id) {
-            target.keys -= 1;
-            if target.keys == 0 {
-                unnamed.push(id);
-            }
-        }
-    }
-
-    /// Removes the targets that no key names any more, or lets them drain if the update says so.
-    /// Returns whether that ends any pair or dial.
-    fn drain_or_remove(
-        &mut self,
-        unnamed: Vec<Id<Target>>,
-        update: &PendingUpdate,
-        now: Instant,
-    ) -> bool {
-        let mut affects_pairs = false;
-        let drained_before = std::mem::take(&mut self.draining);
-        for id in unnamed.into_iter().chain(drained_before) {
-            let target = &mut self.targets[id];
-            if target.keys > 0 {
-                target.drain_until = None;
-                continue;
-            }
-            (target.open_keys, target.first_member) = (0, None);
-            match update.outcome(&target.name, false) {
-                Outcome::Drain { limit, anew } if target.open > 0 => {
-                    affects_pairs |= target.dialling > 0;
-                    let until = after(now, limit);
-                    let earlier = target.drain_until.filter(|_| !anew);
-                    target.drain_until = Some(earlier.map_or(until, |earlier| earlier.min(until)));
-                    self.draining.push(id);
-                }
-                // With no pair to finish there is nothing to drain.
-                _ => {
-                    affects_pairs |= target.pairs() > 0;
-                    self.remove_target(id);
-                }
-            }
-        }
-        affects_pairs
-    }
-
     fn remove_target(&mut self, id: Id<Target>) {
         if let Some(target) = self.targets.remove(id) {
             self.target_by_name.remove(&target.name);
         }
-    }
-
-    /// Rebuilds everything that depends on positions. `before` has the former ones.
-    fn reposition(&mut self, before: &[Option<usize>]) {
-        let Self { members, targets, order, .. } = self;
-        self.version += 1;
-        self.candidates = PositionSet::empty(order.len());
-        self.available = PositionSet::empty(order.len());
-        self.closed = PositionSet::empty(order.len());
-        self.ejection_ends.clear();
-        for id in &*order {
-            let target = &mut targets[members[*id].target];
-            (target.open_keys, target.first_member) = (0, None);
-        }
-        for (position, id) in order.iter().enumerate() {
-            let member = &mut members[*id];
-            let target = &mut targets[member.target];
-            member.position = position;
-            self.closed.set(position, member.breaker.is_closed());
-            member.next_of_target = target.first_member.replace(position);
-            if let Breaker::Ejected { until, .. } = member.breaker {
-                self.ejection_ends.insert((until, position));
-            }
-            if !member.entry.is_held() {
-                target.open_keys += 1;
-                self.candidates.insert(position);
-                if member.breaker.is_available() {
-                    self.available.insert(position);
-                }
-            }
-        }
-        let seat = |(position, id): (usize, &Id<Member>)| Seat {
-            before: before[position],
-            weight: members[*id].entry.weight(),
-            load: targets[members[*id].target].pairs(),
-            is_available: self.available.contains(position),
-        };
-        self.selector.replace(order.iter().enumerate().map(seat).collect());
-        let is_before = |last: &str, id: &Id<Member>| members[*id].entry.key() <= last;
-        self.rotation.reposition(|last| order.partition_point(|id| is_before(last, id)));
     }
 
     /// Returns whether the pairs of an assignment may go on: its target is in the set, or drains.
@@ -709,16 +479,6 @@ impl Pool {
     /// held names it, the one it was picked by or another.
     pub(crate) fn may_dial(&self, assignment: &Assignment) -> bool {
         self.targets.get(assignment.target).is_some_and(|target| target.open_keys > 0)
-    }
-
-    /// Returns whether any dial is in flight to a target whose keys are all held.
-    fn has_dials_to_held(&self) -> bool {
-        let members = self.order.iter().enumerate();
-        let mut held = members.filter(|(position, _)| !self.candidates.contains(*position));
-        held.any(|(_, id)| {
-            let Target { open_keys, dialling, .. } = self.targets[self.members[*id].target];
-            open_keys == 0 && dialling > 0
-        })
     }
 
     /// Returns the names of the targets that pairs may have.
@@ -753,12 +513,6 @@ impl Pool {
             }
         }
         self.find_next_drain_limit();
-    }
-}
-
-impl Member {
-    fn has_key_of(&self, entry: &Entry) -> bool {
-        self.entry.shared_key() == entry.shared_key()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pool by itself: picking, the breaker in its rotation, updates, and what is counted.
 
 use super::pending_update::Removal;
+use super::replace::Replaced;
 use super::*;
 use crate::backend::{BackendSet, TcpBackend};
 

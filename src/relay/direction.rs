@@ -48,7 +48,7 @@ pub(crate) struct Direction {
 }
 
 /// What a direction borrows for a drive.
-pub(crate) struct Lent<'a> {
+pub(crate) struct DriveContext<'a> {
     /// What reads go into. No read is larger.
     pub(crate) scratch: &'a mut [u8],
     pub(crate) pipes: &'a mut Pipes,
@@ -91,7 +91,7 @@ impl Direction {
     }
 
     /// Returns whether its source has ended its stream. That need not have been passed on yet.
-    pub(crate) fn has_finished(&self) -> bool {
+    pub(crate) fn source_has_ended(&self) -> bool {
         self.flow != Flow::Open
     }
 
@@ -100,8 +100,8 @@ impl Direction {
         self.flow == Flow::Ending
     }
 
-    /// Returns whether its sink's stream has ended, too.
-    pub(crate) fn has_ended(&self) -> bool {
+    /// Returns whether the end has been passed on to its sink, too.
+    pub(crate) fn sink_was_ended(&self) -> bool {
         self.flow == Flow::Ended
     }
 
@@ -117,15 +117,15 @@ impl Direction {
         &mut self,
         from: &mut Side,
         to: &mut Side,
-        lent: &mut Lent<'_>,
+        cx: &mut DriveContext<'_>,
         budget: usize,
         moved: &mut u64,
         is_closed_next: bool,
     ) -> Drive {
         let mut left = budget;
         loop {
-            if !self.send_spliced(to, lent, moved) || !self.send_unsent(to, moved) {
-                self.read_ahead(from, to, lent.scratch);
+            if !self.send_spliced(to, cx, moved) || !self.send_unsent(to, moved) {
+                self.read_ahead(from, to, cx.scratch);
                 return Drive::Blocked;
             }
             match self.flow {
@@ -137,13 +137,13 @@ impl Direction {
                 Flow::Ending => return Drive::Blocked,
                 Flow::Open if to.has_failed() => return Drive::Blocked,
                 Flow::Open if left == 0 && from.is_readable() => return Drive::Unfinished,
-                Flow::Open => match self.splice_in(from, to, lent) {
+                Flow::Open => match self.splice_in(from, to, cx) {
                     Fill::Blocked => return Drive::Blocked,
                     Fill::Bytes(len) => left = left.saturating_sub(len),
                     Fill::Copy => {
-                        let largest = lent.scratch.len();
+                        let largest = cx.scratch.len();
                         let size = self.read_size.min(largest);
-                        let room = &mut lent.scratch[..size];
+                        let room = &mut cx.scratch[..size];
                         let Some(len) = from.read(room) else { return Drive::Blocked };
                         left = left.saturating_sub(len);
                         self.pass_on(&room[..len], size, largest, to, moved);
@@ -154,16 +154,16 @@ impl Direction {
     }
 
     /// Fills a pipe, if this is bulk and can be spliced.
-    fn splice_in(&mut self, from: &mut Side, to: &Side, lent: &mut Lent<'_>) -> Fill {
+    fn splice_in(&mut self, from: &mut Side, to: &Side, cx: &mut DriveContext<'_>) -> Fill {
         #[cfg(any(test, fuzzing))]
-        if lent.pipes.are_for_all() {
+        if cx.pipes.are_for_all() {
             self.is_bulk = true;
         }
         if self.is_bulk && self.splicing.is_none() {
-            self.splicing = Splicing::begin(from, to, lent.pipes, lent.now);
+            self.splicing = Splicing::begin(from, to, cx.pipes, cx.now);
         }
         let Some(splicing) = &mut self.splicing else { return Fill::Copy };
-        let fill = splicing.fill(from, lent.pipes, lent.now);
+        let fill = splicing.fill(from, cx.pipes, cx.now);
         if matches!(fill, Fill::Copy) {
             self.shrink(to, self.read_size / 2);
         }
@@ -171,13 +171,13 @@ impl Direction {
     }
 
     /// Sends what is unsent in a pipe. Returns whether nothing is left there.
-    fn send_spliced(&mut self, to: &mut Side, lent: &mut Lent<'_>, moved: &mut u64) -> bool {
+    fn send_spliced(&mut self, to: &mut Side, cx: &mut DriveContext<'_>, moved: &mut u64) -> bool {
         let Some(splicing) = &mut self.splicing else { return true };
         let before = *moved;
-        let is_empty = splicing.drain(to, lent.pipes, moved, lent.now);
+        let is_empty = splicing.drain(to, cx.pipes, moved, cx.now);
         if *moved > before {
             self.unflushed = true;
-            lent.lead = lent.lead.max(splicing.lead());
+            cx.lead = cx.lead.max(splicing.lead());
         }
         if is_empty && splicing.has_stalled() {
             self.shrink(to, SMALLEST_READ);
@@ -320,7 +320,7 @@ mod tests {
         }
 
         fn drive_before_closing(&mut self, budget: usize, is_closed_next: bool) -> Drive {
-            let mut lent = Lent {
+            let mut cx = DriveContext {
                 scratch: &mut self.scratch,
                 pipes: &mut self.pipes,
                 now: self.now,
@@ -329,7 +329,7 @@ mod tests {
             self.direction.drive(
                 &mut self.from,
                 &mut self.to,
-                &mut lent,
+                &mut cx,
                 budget,
                 &mut self.moved,
                 is_closed_next,
@@ -369,7 +369,7 @@ mod tests {
         let source = Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]);
         let mut rig = Rig::new(source, Script::new().takes([1, 0, 0]));
         assert_eq!(rig.drive(1000), Drive::Blocked);
-        assert!(!rig.sink.is_shut() && !rig.direction.has_finished());
+        assert!(!rig.sink.is_shut() && !rig.direction.source_has_ended());
         rig.events();
         rig.events();
         assert_eq!(rig.drive(1000), Drive::Blocked);
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(rig.from.failure().unwrap().kind(), ErrorKind::ConnectionReset);
         assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
         assert_eq!(rig.received(), b"before", "what came before the reset is passed on");
-        assert!(!rig.sink.is_shut() && !rig.direction.has_finished());
+        assert!(!rig.sink.is_shut() && !rig.direction.source_has_ended());
     }
 
     #[test]
@@ -520,7 +520,7 @@ mod tests {
     fn c1_2_ending_the_write_side_may_block() {
         let mut rig = Rig::new(Script::new().reads([Act::End]), Script::new().shutdown_blocks(1));
         assert_eq!(rig.drive(1000), Drive::Blocked);
-        assert!(rig.direction.has_finished() && !rig.sink.is_shut());
+        assert!(rig.direction.source_has_ended() && !rig.sink.is_shut());
         rig.events();
         assert_eq!(rig.drive(1000), Drive::Ended);
         assert!(rig.sink.is_shut());
@@ -601,7 +601,7 @@ mod tests {
         assert_eq!((rig.moved, rig.direction.unsent.len()), (GROWTH as u64 + 60_000, 0));
         rig.events();
         assert_eq!((rig.drive(usize::MAX), rig.moved), (Drive::Blocked, GROWTH as u64 + 70_000));
-        assert!(!rig.direction.has_finished(), "nothing is read meanwhile");
+        assert!(!rig.direction.source_has_ended(), "nothing is read meanwhile");
         rig.events();
         assert_eq!(rig.drive(usize::MAX), Drive::Ended);
         assert_eq!(rig.received()[GROWTH..], pattern(100_000));

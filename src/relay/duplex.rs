@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Direction, Drive, Lent, Pipes, Side};
+use super::{Direction, Drive, DriveContext, Pipes, Side};
 use crate::stats::EndReason;
 use crate::time::after;
 
@@ -59,7 +59,7 @@ impl Duplex {
     }
 
     pub(crate) fn is_half_closed(&self) -> bool {
-        self.upload.has_finished() || self.download.has_finished()
+        self.upload.source_has_ended() || self.download.source_has_ended()
     }
 
     pub(crate) fn active_at(&self) -> Instant {
@@ -69,10 +69,10 @@ impl Duplex {
     /// Returns the client's side and the backend's, to be closed: in an orderly way if they were
     /// sent the end of their stream, otherwise by an abort.
     pub(crate) fn into_sides(mut self) -> (Side, Side) {
-        if self.download.has_ended() {
+        if self.download.sink_was_ended() {
             self.client.mark_orderly();
         }
-        if self.upload.has_ended() {
+        if self.upload.sink_was_ended() {
             self.backend.mark_orderly();
         }
         (self.client, self.backend)
@@ -87,23 +87,23 @@ impl Duplex {
         now: Instant,
     ) -> Progress {
         let before = (self.bytes_up + self.bytes_down, self.is_half_closed());
-        let mut lent = Lent { scratch, pipes, now, lead: Duration::ZERO };
-        let progress = self.drive_both(&mut lent, budget);
+        let mut cx = DriveContext { scratch, pipes, now, lead: Duration::ZERO };
+        let progress = self.drive_both(&mut cx, budget);
         if (self.bytes_up + self.bytes_down, self.is_half_closed()) != before {
-            self.active_at = self.active_at.max(after(now, lent.lead));
+            self.active_at = self.active_at.max(after(now, cx.lead));
         }
         progress
     }
 
     /// Drives each direction. Repeats that if a side fails meanwhile, for what it had sent before.
-    fn drive_both(&mut self, lent: &mut Lent<'_>, budget: usize) -> Progress {
+    fn drive_both(&mut self, cx: &mut DriveContext<'_>, budget: usize) -> Progress {
         let Self { client, backend, upload, download, bytes_up, bytes_down, .. } = self;
         loop {
             let failed_before = (client.has_failed(), backend.has_failed());
-            let is_last = download.has_ended();
-            let up = upload.drive(client, backend, lent, budget, bytes_up, is_last);
-            let is_last = upload.has_ended();
-            let down = download.drive(backend, client, lent, budget, bytes_down, is_last);
+            let is_last = download.sink_was_ended();
+            let up = upload.drive(client, backend, cx, budget, bytes_up, is_last);
+            let is_last = upload.sink_was_ended();
+            let down = download.drive(backend, client, cx, budget, bytes_down, is_last);
             let (client_failed, backend_failed) = (client.has_failed(), backend.has_failed());
             return match (up, down) {
                 // What a side had sent before it failed is passed on as far as the other takes it.

@@ -17,7 +17,7 @@ mod pipes;
 mod side;
 mod splice;
 
-pub(crate) use direction::{Direction, Drive, Lent};
+pub(crate) use direction::{Direction, Drive, DriveContext};
 pub(crate) use duplex::{Duplex, Progress};
 #[cfg(all(feature = "splice", target_os = "linux"))]
 pub(crate) use kernel_pipes::Kernel;

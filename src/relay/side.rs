@@ -71,9 +71,10 @@ impl Side {
         event
     }
 
-    /// Finds out, from an event that came while nothing is read, whether the peer is gone: it has
-    /// reset the connection or, where there are no resets, closed it in both directions.
-    pub(crate) fn check_hang_up(&mut self, event: Readiness) -> bool {
+    /// Notes, after an event that came while nothing is read, if the peer is gone: it has reset the
+    /// connection or, where there are no resets, closed it in both directions. Returns whether it
+    /// is.
+    pub(crate) fn note_hang_up(&mut self, event: Readiness) -> bool {
         if self.failure.is_none() && event.is_hang_up() {
             // Writing nothing tells a closed socket from a false alarm, and harms neither.
             match retry_interrupted(|| self.stream.write(&[])) {
@@ -84,8 +85,9 @@ impl Side {
         self.failure.is_some()
     }
 
-    /// Asks the stream of a dial whether it is connected.
-    pub(crate) fn check_connect(&mut self) -> io::Result<bool> {
+    /// Asks the stream of a dial whether it is connected. Returns, and forgets, the error that an
+    /// event told of.
+    pub(crate) fn poll_connect(&mut self) -> io::Result<bool> {
         if let Some(err) = self.failure.take() {
             return Err(err);
         }
@@ -360,13 +362,13 @@ mod tests {
     #[test]
     fn c5_4_a_hang_up_is_borne_out_by_an_error_but_not_by_a_write_that_would_block() {
         let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
-        assert!(!side(Script::new().write_error(ErrorKind::WouldBlock)).check_hang_up(hang_up));
+        assert!(!side(Script::new().write_error(ErrorKind::WouldBlock)).note_hang_up(hang_up));
         let mut gone = side(Script::new().write_error(ErrorKind::BrokenPipe));
         let half_closed = Readiness { write_closed: false, ..hang_up };
         assert!(
-            !gone.check_hang_up(Readiness::READ_WRITE)
-                && !gone.check_hang_up(half_closed)
-                && gone.check_hang_up(hang_up)
+            !gone.note_hang_up(Readiness::READ_WRITE)
+                && !gone.note_hang_up(half_closed)
+                && gone.note_hang_up(hang_up)
         );
     }
 
@@ -375,7 +377,7 @@ mod tests {
         let hang_up = Readiness { read_closed: true, write_closed: true, ..Readiness::default() };
         assert!(
             side(Script::new().interrupted(2).write_error(ErrorKind::BrokenPipe))
-                .check_hang_up(hang_up)
+                .note_hang_up(hang_up)
         );
     }
 

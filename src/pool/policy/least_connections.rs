@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::super::min_tree::MinTree;
 use super::super::position_set::PositionSet;
-use super::{Seat, Selector};
+use super::{MemberInfo, Selector};
 
 /// The clients of a member, to be compared by unit of weight.
 #[derive(Clone, Copy, Debug)]
@@ -21,10 +21,10 @@ pub(super) struct LeastConnections {
 }
 
 impl Selector for LeastConnections {
-    fn replace(&mut self, seats: Vec<Seat>) {
-        let load = |seat: &Seat| Load { clients: seat.load, weight: seat.weight };
-        self.loads = seats.iter().map(load).collect();
-        let keys = seats.iter().map(|seat| seat.is_available.then(|| load(seat)));
+    fn replace(&mut self, members: Vec<MemberInfo>) {
+        let load = |member: &MemberInfo| Load { clients: member.load, weight: member.weight };
+        self.loads = members.iter().map(load).collect();
+        let keys = members.iter().map(|member| member.is_available.then(|| load(member)));
         self.available = MinTree::new(keys.collect());
     }
 

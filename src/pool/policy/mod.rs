@@ -42,7 +42,7 @@ impl Policy {
 
 /// What a policy is told of a member when the set has changed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seat {
+pub(super) struct MemberInfo {
     /// Its position in the order before, if it was there.
     pub(super) before: Option<usize>,
     /// 0 if it is held. It is not available then.
@@ -58,7 +58,7 @@ pub(super) struct Seat {
 /// Each call except `replace` should take O(log n).
 pub(super) trait Selector: Send {
     /// The set has changed, and with it every position.
-    fn replace(&mut self, seats: Vec<Seat>);
+    fn replace(&mut self, members: Vec<MemberInfo>);
 
     /// Picks one of the available members. Those that are equal are preferred in order from the
     /// position `from` on, wrapping around.

@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 
 use super::super::min_tree::MinTree;
 use super::super::position_set::PositionSet;
-use super::{Seat, Selector};
+use super::{MemberInfo, Selector};
 
 /// A turn of a member of this weight, at `cycle + part / weight` in virtual time. `part` is from 1
 /// to `weight`, so a cycle ends with a turn of each member.
@@ -88,29 +88,29 @@ impl Default for RoundRobin {
 }
 
 impl Selector for RoundRobin {
-    fn replace(&mut self, seats: Vec<Seat>) {
-        let turn = |seat: &Seat| {
-            let before = seat.before.and_then(|position| self.turns[position]);
-            (seat.weight > 0).then(|| match before {
-                Some(turn) if turn.weight == seat.weight => {
-                    turn.max(self.now.not_before(seat.weight))
+    fn replace(&mut self, members: Vec<MemberInfo>) {
+        let turn = |member: &MemberInfo| {
+            let before = member.before.and_then(|position| self.turns[position]);
+            (member.weight > 0).then(|| match before {
+                Some(turn) if turn.weight == member.weight => {
+                    turn.max(self.now.not_before(member.weight))
                 }
-                _ => self.now.after(seat.weight),
+                _ => self.now.after(member.weight),
             })
         };
-        self.turns = seats.iter().map(turn).collect();
+        self.turns = members.iter().map(turn).collect();
         self.run = self.run.and_then(|(position, count)| {
-            let is_it = |seat: &Seat| seat.before == Some(position);
-            seats.iter().position(is_it).map(|position| (position, count))
+            let is_it = |member: &MemberInfo| member.before == Some(position);
+            members.iter().position(is_it).map(|position| (position, count))
         });
-        let available = || seats.iter().filter(|seat| seat.is_available);
-        self.available_weight = available().map(|seat| u64::from(seat.weight)).sum();
-        let mut weights = seats.iter().map(|seat| seat.weight).filter(|weight| *weight > 0);
+        let available = || members.iter().filter(|member| member.is_available);
+        self.available_weight = available().map(|member| u64::from(member.weight)).sum();
+        let mut weights = members.iter().map(|member| member.weight).filter(|weight| *weight > 0);
         let first = weights.next();
         let is_equal = weights.all(|weight| Some(weight) == first);
         self.queue = (!is_equal).then(|| {
-            let keys = seats.iter().zip(&self.turns);
-            MinTree::new(keys.map(|(seat, turn)| turn.filter(|_| seat.is_available)).collect())
+            let keys = members.iter().zip(&self.turns);
+            MinTree::new(keys.map(|(member, turn)| turn.filter(|_| member.is_available)).collect())
         });
     }
 

@@ -420,7 +420,7 @@ impl Listener for SimulatedListener {
         }
         let mishap = network.mishap();
         if let Err(err) = network.take_descriptor().and(mishap.map_or(Ok(()), Err)) {
-            if !crate::net::is_of_one_client(&err) {
+            if !crate::net::is_client_error(&err) {
                 network.note_shortage();
             }
             return Err(err);
