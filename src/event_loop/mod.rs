@@ -60,11 +60,11 @@ pub(crate) const BYTES_PER_DIRECTION: usize = 512 << 10;
 /// The most bytes that one turn relays. The last drive may exceed it. Pairs that become ready
 /// meanwhile wait for the next turn.
 const BYTES_PER_TURN: u64 = 1 << 20;
-/// What a drive counts besides its bytes: its system calls take about as long as moving this many.
-const DRIVE_COST: u64 = 8 << 10;
-/// The same for pairs of which a peer has ended its stream or failed. When a server dies there are
+/// The same for the pairs of which a peer has ended its stream or failed. When a server dies there are
 /// many of them, and all others wait meanwhile.
 const BYTES_OF_ENDING_PER_TURN: u64 = BYTES_PER_TURN / 2;
+/// What a drive counts besides its bytes: its system calls take about as long as moving this many.
+const DRIVE_COST: u64 = 8 << 10;
 /// The most pairs that one turn looks after because their dials have succeeded or failed.
 const CONNECTS_PER_TURN: usize = 64;
 /// The most sockets that one turn closes of those that earlier turns have left. A close takes about
@@ -89,6 +89,7 @@ pub(crate) struct EventLoop {
     budget: Budget,
     /// The time up to which all events have been read. Timeouts that were due by then may fire.
     complete_until: CompleteUntil,
+    /// The time up to which all events have been dealt with. Drains that were due by then may end.
     processed_until: ProcessedUntil,
     run_state: RunState,
     started_at: Option<Instant>,
