@@ -1,6 +1,7 @@
 //! Survivors: the worst round trip of a pair whose backend stays, beside a burst that one update
 //! sets off. Either 9,000 pairs are closed, or 4,500 dials to a host that does not answer are
-//! cancelled and their clients are given another backend.
+//! cancelled and their clients are given another backend. And the same beside 4,500 clients that
+//! leave at once.
 //!
 //! Prints the worst of each round, since Criterion measures no maximum.
 
@@ -12,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use tinylb::{BackendSet, Server, ServerThread, TcpBackend};
+use tinylb::{BackendSet, Server, ServerThread, Stats, TcpBackend};
 
 use tinylb_benches::clients::{connect, exchange};
 use tinylb_benches::crowd::{self, Crowd};
@@ -42,12 +43,23 @@ fn main() {
         worst_beside(survivor, |balancer, watch| {
             update(balancer, &[(survivor, 0), (silent.addr, 1)]);
             let clients = Waiting::connect(port_of(balancer), dials);
-            while dialling(balancer) < dials as u64 {
+            while stats(balancer).dialling < dials as u64 {
                 thread::sleep(Duration::from_millis(5));
             }
             watch.begin();
             update(balancer, &[(survivor, 0), (other, 1)]);
             clients
+        })
+    });
+    report(&format!("beside {dials} clients that leave"), || {
+        worst_beside(survivor, |balancer, watch| {
+            update(balancer, &[(survivor, 0), (other, 1)]);
+            let clients = Waiting::connect(port_of(balancer), dials);
+            while stats(balancer).open <= dials as u64 {
+                thread::sleep(Duration::from_millis(5));
+            }
+            watch.begin();
+            drop(clients);
         })
     });
 }
@@ -118,8 +130,8 @@ fn port_of(balancer: &ServerThread) -> u16 {
     balancer.local_addr().ip().unwrap().port()
 }
 
-fn dialling(balancer: &ServerThread) -> u64 {
-    balancer.control().stats().unwrap().wait().unwrap().dialling
+fn stats(balancer: &ServerThread) -> Stats {
+    balancer.control().stats().unwrap().wait().unwrap()
 }
 
 /// A host that answers no SYN: its backlog is full.

@@ -179,7 +179,7 @@ impl Observer for Scribe {
     fn ended(&mut self, ended: &Ended<'_>) {
         let mut seen = self.0.seen.lock().unwrap();
         let target = seen.open.remove(&ended.client.id);
-        assert_eq!(ended.backend.map(|(_, name)| name), target.as_deref(), "C8.2");
+        assert_eq!(ended.backend.map(|backend| backend.target_name), target.as_deref(), "C8.2");
         assert_ne!(ended.reason, EndReason::LocalFailure);
         seen.ended += 1;
         seen.bytes[0] += ended.bytes_up;
