@@ -1,7 +1,6 @@
 //! What the fuzz targets call, in builds with `--cfg fuzzing` only: see `tests/fuzz/`. Not part of
 //! the crate's interface.
 
-use super::relay;
 use crate::testing::schedules;
 
 /// Plays the schedule that these bytes stand for against the whole loop.
