@@ -170,7 +170,7 @@ impl Seen {
         self.lock().read_calls
     }
 
-    /// How often a pipe was filled from it, or not for want of bytes.
+    /// How often a pipe was filled from it, including fills that found no bytes.
     pub(crate) fn splice_calls(&self) -> usize {
         self.lock().splice_calls
     }

@@ -1,4 +1,4 @@
-//! Running and stopping: threads, and who waits for whom.
+//! Running and stopping: threads, and which of them waits for another.
 
 use std::fmt::Debug;
 use std::io;
