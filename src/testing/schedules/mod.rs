@@ -2,18 +2,15 @@
 //!
 //! A schedule is a list of [steps], drawn by dice from a seed: all that clients, backends, the host
 //! and the machine may do. It is played against the loop in a [simulated] world, where time and
-//! every call are under control, and, more slowly, over real sockets. One that fails is shrunk to
-//! the steps that it takes.
+//! every call are under control. One that fails is shrunk to the steps that it takes.
 //!
-//! `TINYLB_SCHEDULES`, `TINYLB_SOCKET_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played
-//! and from where on, `TINYLB_SEED` has one played.
+//! `TINYLB_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played and from where on,
+//! `TINYLB_SEED` has one played.
 
 mod pattern;
 #[cfg(test)]
 mod shrink;
 mod simulated;
-#[cfg(test)]
-mod sockets;
 mod steps;
 mod tally;
 
@@ -31,18 +28,20 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
+    const TRIES_TO_SHRINK: usize = 3000;
+
     /// A number that the environment gives, to play one schedule again or more of them.
     fn given(variable: &str) -> Option<u64> {
         std::env::var(variable).ok().map(|number| number.parse().expect(variable))
     }
 
-    fn fails(schedule: &Schedule, play: fn(&Schedule)) -> bool {
-        panic::catch_unwind(AssertUnwindSafe(|| play(schedule))).is_err()
+    fn fails(schedule: &Schedule) -> bool {
+        panic::catch_unwind(AssertUnwindSafe(|| simulated::play(schedule))).is_err()
     }
 
     /// Plays so many schedules. Of the first that fails, it tells what is left of it when it is
     /// shrunk.
-    fn play_all(play: fn(&Schedule), count: u64, tries_to_shrink: usize) {
+    fn play_all(count: u64) {
         let first = given("TINYLB_FIRST_SEED").unwrap_or(0);
         let seeds = match given("TINYLB_SEED") {
             Some(seed) => seed..seed + 1,
@@ -50,11 +49,11 @@ mod tests {
         };
         for seed in seeds {
             let mut schedule = Schedule::of(seed);
-            if fails(&schedule, play) {
+            if fails(&schedule) {
                 let hook = panic::take_hook();
                 panic::set_hook(Box::new(|_| {}));
-                schedule.steps = shrink::shrink(&schedule.steps, tries_to_shrink, |steps| {
-                    fails(&Schedule { steps: steps.to_vec(), ..schedule.clone() }, play)
+                schedule.steps = shrink::shrink(&schedule.steps, TRIES_TO_SHRINK, |steps| {
+                    fails(&Schedule { steps: steps.to_vec(), ..schedule.clone() })
                 });
                 panic::set_hook(hook);
                 eprintln!(
@@ -62,7 +61,7 @@ mod tests {
                     schedule.setting
                 );
                 schedule.steps.iter().for_each(|step| eprintln!("    {:?}", step.action));
-                play(&schedule);
+                simulated::play(&schedule);
                 panic!("seed {seed} broke it once, and not again");
             }
         }
@@ -70,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_promises_hold_in_every_simulated_schedule() {
-        play_all(simulated::play, given("TINYLB_SCHEDULES").unwrap_or(3000), 3000);
+        play_all(given("TINYLB_SCHEDULES").unwrap_or(3000));
         let tallies = tally::tallies();
         eprintln!("{tallies:#?}");
         if given("TINYLB_SEED").is_none() {
@@ -86,10 +85,5 @@ mod tests {
         for len in 0..300 {
             play_bytes(&(0..len).map(|_| dice.next() as u8).collect::<Vec<_>>());
         }
-    }
-
-    #[test]
-    fn the_promises_hold_over_real_sockets_too() {
-        play_all(sockets::play, given("TINYLB_SOCKET_SCHEDULES").unwrap_or(12), 20);
     }
 }
