@@ -29,6 +29,12 @@ impl BusyQueue {
         self.retry_at.get_or_insert(now + RETRY);
     }
 
+    /// Returns whether an earlier client waits for a target. It is served first.
+    pub(crate) fn has_earlier(&self, target: Id<Target>, client: u64) -> bool {
+        let first = self.waiting.get(&target).and_then(VecDeque::front);
+        first.is_some_and(|(earliest, _)| *earliest < client)
+    }
+
     /// Has all targets tried without a delay.
     pub(crate) fn retry_now(&mut self, now: Instant) {
         if !self.waiting.is_empty() {

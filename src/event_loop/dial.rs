@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
+use super::busy_queue::BusyQueue;
 use super::context::Context;
 use super::pair::{
     Candidate, ClientInfo, Connecting, DialTimeout, Dialling, Pair, Phase, Relaying, Stage,
@@ -137,6 +138,7 @@ impl EventLoop {
         let step = transition(
             &mut Dialler {
                 cx: &mut self.cx,
+                busy_queue: &self.busy_queue,
                 client: &client,
                 side: &side,
                 tried: &mut tried,
@@ -188,6 +190,7 @@ impl EventLoop {
 /// Dials for one client.
 struct Dialler<'a> {
     cx: &'a mut Context,
+    busy_queue: &'a BusyQueue,
     client: &'a ClientInfo,
     side: &'a Side,
     tried: &'a mut Tried,
@@ -239,9 +242,11 @@ impl Dialler<'_> {
     }
 
     fn pick(&mut self) -> Step {
-        match self.cx.pool.pick(self.tried) {
+        let is_awaited = |target| self.busy_queue.has_earlier(target, self.client.id);
+        match self.cx.pool.pick(self.tried, is_awaited) {
             Picked::Backend(assignment) => self.dial(Candidate::new(assignment, self.now)),
             Picked::Busy(target) => Step::AwaitBusy(target),
+            Picked::Awaited => Step::Retry(Phase::Pick),
             Picked::None => Step::Close(self.cx.refusal()),
         }
     }

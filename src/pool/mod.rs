@@ -152,6 +152,8 @@ pub(crate) enum Picked {
     Backend(Assignment),
     /// All that is left to try is busy. The client waits for this target.
     Busy(Id<Target>),
+    /// Others wait for the backend that was its turn. The client can pick another one.
+    Awaited,
     /// Nothing is left to try.
     None,
 }
@@ -215,8 +217,13 @@ impl Pool {
     }
 
     /// Picks a backend that the client has not tried: the first by the policy, later ones in key
-    /// order. One that is not available is picked only if no other is left and none is busy.
-    pub(crate) fn pick(&mut self, tried: &mut Tried) -> Picked {
+    /// order. One that is not available is picked only if no other is left and none is busy. One
+    /// that is awaited by clients who come first is busy for this one.
+    pub(crate) fn pick(
+        &mut self,
+        tried: &mut Tried,
+        is_awaited: impl Fn(Id<Target>) -> bool,
+    ) -> Picked {
         self.rotation.begin(self.order.len(), &mut self.random);
         if let Some(target) = self.must_wait(tried) {
             return Picked::Busy(target);
@@ -225,6 +232,10 @@ impl Pool {
         let id = self.order[position];
         let member = &mut self.members[id];
         let (entry, target) = (member.entry.clone(), member.target);
+        if is_awaited(target) {
+            tried.add_busy(entry, Some(position), self.version);
+            return self.must_wait(tried).map_or(Picked::Awaited, Picked::Busy);
+        }
         self.rotation.served(entry.shared_key(), position);
         member.dialling += 1;
         self.count(target, |target| target.dialling += 1);

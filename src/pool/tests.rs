@@ -51,8 +51,12 @@ impl Rig {
         self.pool.end_ejections(self.now);
     }
 
+    pub(super) fn pick_again(&mut self, tried: &mut Tried) -> Picked {
+        self.pool.pick(tried, |_| false)
+    }
+
     pub(super) fn pick(&mut self) -> Assignment {
-        self.pool.pick(&mut Tried::default()).backend().expect("there is a backend")
+        self.pick_again(&mut Tried::default()).backend().expect("there is a backend")
     }
 
     pub(super) fn open(&mut self) -> Assignment {
@@ -64,7 +68,7 @@ impl Rig {
     /// Picks for so many clients, one after the other, and returns the keys.
     pub(super) fn picks(&mut self, count: usize) -> String {
         let pick = |_| {
-            let Some(assignment) = self.pool.pick(&mut Tried::default()).backend() else {
+            let Some(assignment) = self.pick_again(&mut Tried::default()).backend() else {
                 return "-".into();
             };
             let key = assignment.key().to_owned();
@@ -136,14 +140,14 @@ fn c2_1_a_flapping_backend_starves_nobody() {
 fn c2_1_failover_takes_the_next_untried_and_moves_the_cursor() {
     let mut rig = Rig::new(&["a", "b", "c", "d"]);
     let mut tried = Tried::default();
-    let first = rig.pool.pick(&mut tried).backend().unwrap();
+    let first = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!(first.key(), "a");
     rig.pool.backend_failed(first, true, &mut tried, rig.now);
-    let second = rig.pool.pick(&mut tried).backend().unwrap();
+    let second = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!((second.key(), rig.picks(1)), ("b", "c".into()));
     rig.pool.backend_failed(second, true, &mut tried, rig.now);
     let rest: Vec<_> = std::iter::from_fn(|| {
-        let assignment = rig.pool.pick(&mut tried).backend()?;
+        let assignment = rig.pick_again(&mut tried).backend()?;
         let key = assignment.key().to_owned();
         rig.pool.backend_failed(assignment, true, &mut tried, rig.now);
         Some(key)
@@ -158,11 +162,11 @@ fn c2_1_failover_takes_the_next_untried_and_moves_the_cursor() {
 fn c5_3_what_was_tried_stays_tried_wherever_it_is_now_and_a_new_target_is_not() {
     let mut rig = Rig::new(&["b", "d"]);
     let mut tried = Tried::default();
-    let failed = rig.pool.pick(&mut tried).backend().unwrap();
+    let failed = rig.pick_again(&mut tried).backend().unwrap();
     rig.pool.backend_failed(failed, true, &mut tried, rig.now);
     let mut next = |rig: &mut Rig, entries: &[&str]| {
         rig.replace(entries);
-        let assignment = rig.pool.pick(&mut tried).backend()?;
+        let assignment = rig.pick_again(&mut tried).backend()?;
         let key = assignment.key().to_owned();
         rig.pool.release(assignment);
         Some(key)
@@ -437,7 +441,7 @@ fn c2_4_a_client_that_tries_all_is_cheap_even_if_every_other_backend_is_ejected(
         for has_failed in [true, false] {
             let mut tried = Tried::default();
             let mut count = 0;
-            while let Some(assignment) = rig.pool.pick(&mut tried).backend() {
+            while let Some(assignment) = rig.pick_again(&mut tried).backend() {
                 count += 1;
                 let has_failed = has_failed && count % 2 == 0;
                 rig.pool.backend_failed(assignment, has_failed, &mut tried, rig.now);
@@ -476,20 +480,20 @@ fn c5_6_a_busy_backend_is_waited_for_when_no_available_one_is_left() {
     rig.eject("c");
     while rig.picks(1) != "b" {}
     let mut tried = Tried::default();
-    let a = rig.pool.pick(&mut tried).backend().unwrap();
+    let a = rig.pick_again(&mut tried).backend().unwrap();
     let target = a.target;
     rig.pool.backend_busy(a, &mut tried);
     assert_eq!(rig.dialling(), [0, 0, 0]);
-    let b = rig.pool.pick(&mut tried).backend().unwrap();
+    let b = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!(b.key(), "b");
     rig.pool.backend_failed(b, true, &mut tried, rig.now);
-    assert!(matches!(rig.pool.pick(&mut tried), Picked::Busy(busy) if busy == target), "not c");
+    assert!(matches!(rig.pick_again(&mut tried), Picked::Busy(busy) if busy == target), "not c");
     assert!(rig.pool.has_candidate(&mut tried));
     tried.forget_busy();
-    let again = rig.pool.pick(&mut tried).backend().unwrap();
+    let again = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!(again.key(), "a", "busy is neither failed nor tried");
     rig.pool.backend_failed(again, true, &mut tried, rig.now);
-    assert_eq!(rig.pool.pick(&mut tried).backend().map(|c| c.key().to_owned()), Some("c".into()));
+    assert_eq!(rig.pick_again(&mut tried).backend().map(|c| c.key().to_owned()), Some("c".into()));
 }
 
 #[test]
@@ -497,16 +501,16 @@ fn c5_6_of_several_busy_backends_the_next_in_rotation_is_waited_for_if_it_is_sti
     let mut rig = Rig::new(&["a", "b"]);
     let mut tried = Tried::default();
     let targets = [(); 2].map(|()| {
-        let assignment = rig.pool.pick(&mut tried).backend().unwrap();
+        let assignment = rig.pick_again(&mut tried).backend().unwrap();
         let target = assignment.target;
         rig.pool.backend_busy(assignment, &mut tried);
         target
     });
-    assert!(matches!(rig.pool.pick(&mut tried), Picked::Busy(busy) if busy == targets[0]));
+    assert!(matches!(rig.pick_again(&mut tried), Picked::Busy(busy) if busy == targets[0]));
     rig.replace(&["b"]);
-    assert!(matches!(rig.pool.pick(&mut tried), Picked::Busy(busy) if busy == targets[1]));
+    assert!(matches!(rig.pick_again(&mut tried), Picked::Busy(busy) if busy == targets[1]));
     rig.replace(&[]);
-    assert!(matches!(rig.pool.pick(&mut tried), Picked::None));
+    assert!(matches!(rig.pick_again(&mut tried), Picked::None));
 }
 
 #[test]
@@ -516,17 +520,17 @@ fn c5_2_others_left_are_those_whose_breaker_is_closed_while_there_is_one() {
         rig.pool.others_left(assignment, tried)
     };
     let mut tried = Tried::default();
-    let first = rig.pool.pick(&mut tried).backend().unwrap();
+    let first = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!(left(&rig, &first, &mut tried), 3);
     rig.pool.backend_failed(first, true, &mut tried, rig.now);
     rig.eject("c");
     while rig.picks(1) != "a" {}
-    let second = rig.pool.pick(&mut tried).backend().unwrap();
+    let second = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!((second.key(), left(&rig, &second, &mut tried)), ("b", 1), "d, not a nor c");
     rig.eject("d");
     assert_eq!(left(&rig, &second, &mut tried), 2, "c and d, as a last resort");
     rig.pool.backend_busy(second, &mut tried);
-    let third = rig.pool.pick(&mut tried);
+    let third = rig.pick_again(&mut tried);
     assert!(matches!(third, Picked::Busy(_)));
 }
 
@@ -535,16 +539,16 @@ fn c5_3_what_was_tried_stays_tried_though_its_key_left_and_came_back_meanwhile()
     let mut rig = Rig::new(&["a=x", "b=x", "c"]);
     while rig.picks(1) != "b" {}
     let mut tried = Tried::default();
-    let failed = rig.pool.pick(&mut tried).backend().unwrap();
+    let failed = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!(failed.key(), "c");
     rig.pool.backend_failed(failed, true, &mut tried, rig.now);
-    let dial = rig.pool.pick(&mut tried).backend().unwrap();
+    let dial = rig.pick_again(&mut tried).backend().unwrap();
     rig.replace(&["b=x", "c"]);
     rig.replace(&["a=x", "b=x", "c"]);
     assert!(rig.pool.may_dial(&dial), "b has named its target all the time");
     assert_eq!(rig.pool.others_left(&dial, &mut tried), 1);
     rig.pool.backend_failed(dial, true, &mut tried, rig.now);
-    let last = rig.pool.pick(&mut tried).backend().unwrap();
+    let last = rig.pick_again(&mut tried).backend().unwrap();
     assert_eq!(last.key(), "b");
     rig.pool.backend_failed(last, true, &mut tried, rig.now);
     assert!(!rig.pool.has_candidate(&mut tried));

@@ -183,14 +183,14 @@ fn fail_over(rig: &mut Rig, failing: &str, clients: usize) -> (String, String) {
     let (mut first, mut instead) = (String::new(), String::new());
     for _ in 0..clients {
         let mut tried = Tried::default();
-        let picked = rig.pool.pick(&mut tried).backend().unwrap();
+        let picked = rig.pick_again(&mut tried).backend().unwrap();
         first += picked.key();
         if picked.key() != failing {
             rig.pool.release(picked);
             continue;
         }
         rig.pool.backend_failed(picked, false, &mut tried, rig.now);
-        let next = rig.pool.pick(&mut tried).backend().unwrap();
+        let next = rig.pick_again(&mut tried).backend().unwrap();
         instead += next.key();
         rig.pool.release(next);
     }
@@ -306,7 +306,7 @@ fn c2_4_least_connections_is_equal_to_the_model_after_every_step() {
                 }
                 _ => {
                     let expected = model.next(&rig, &cursor);
-                    let Some(mut client) = rig.pool.pick(&mut Tried::default()).backend() else {
+                    let Some(mut client) = rig.pick_again(&mut Tried::default()).backend() else {
                         assert_eq!(expected, "-");
                         continue;
                     };

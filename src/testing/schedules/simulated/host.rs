@@ -24,6 +24,8 @@ pub(super) const SHORTEST_SHARE: Duration = Duration::from_secs(2);
 
 /// How long at most a balancer that lacks a descriptor waits before it tries again.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+/// After how long a busy backend is tried again.
+pub(super) const BUSY_RETRY: Duration = Duration::from_millis(5);
 
 /// How many clients a turn takes at most, so that nothing else waits for a crowd.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
@@ -127,6 +129,7 @@ impl Host {
         let last = changes.into_iter().next_back();
         let (set, weights) = last.map(|change| (change.names, change.weights)).unwrap_or_default();
         let difference = self.difference(&set, &weights);
+        network.sockets.iter_mut().for_each(|socket| socket.waits_for = None);
         if weights != self.weights {
             self.picks.clear();
         }
@@ -196,6 +199,12 @@ impl Host {
         keeps_dials(&self.submitted, target)
     }
 
+    /// Whether a client has to wait for a backend that is busy, since no other is left to it.
+    pub(super) fn is_last_for(&self, client: &Socket, name: (&'static str, &'static str)) -> bool {
+        let is_left = |(key, target)| !client.tried.contains(&Dial { key, target, attempt: 0 });
+        not_held(&self.set, &self.weights).filter(|name| is_left(*name)).eq([name])
+    }
+
     fn cancel(&mut self, dial: Option<usize>, network: &mut Network) {
         if let Some(socket) = dial {
             network.sockets[socket].is_over = true;
@@ -206,7 +215,7 @@ impl Host {
     /// A backend was picked for a client: by the policy if it is the first for this client, or else
     /// in rotation order.
     pub(super) fn judge_pick(&mut self, key: &'static str, client: usize, network: &Network) {
-        let Socket { tried, busy, .. } = &network.sockets[client];
+        let Socket { tried, .. } = &network.sockets[client];
         let mut weights = self.weights.values().filter(|weight| **weight > 0);
         let first = weights.next();
         let is_weighted = weights.any(|weight| Some(weight) != first);
@@ -216,7 +225,7 @@ impl Host {
             Policy::RoundRobin if is_weighted => self.judge_shares(),
             Policy::RoundRobin => self.judge_order(key, client, network, |_| 0),
             // In rotation order, or by load if it may try the busy ones again.
-            Policy::LeastConnections if !busy.is_empty() => {}
+            Policy::LeastConnections if !network.were_busy.is_empty() => {}
             Policy::LeastConnections => self.judge_order(key, client, network, |(key, target)| {
                 let is_its = |(_, dial): &(&Socket, Dial)| dial.target == target;
                 // 12 is a multiple of all weights.
@@ -247,13 +256,14 @@ impl Host {
             let limit = network.setting.ejecting_failures;
             let may_be_ejected = limit > 0 && failed >= limit;
             let is_tried = tried.contains(&Dial { key: passed, target, attempt: 0 });
-            assert!(
-                may_be_ejected
-                    || is_tried
-                    || busy.contains(&(passed, target))
-                    || (load((passed, target)), place) >= (load(order[picked]), picked),
-                "{passed} is passed over for {key}"
-            );
+            let is_in_order = may_be_ejected
+                || is_tried
+                || busy.contains(&(passed, target))
+                || (load((passed, target)), place) >= (load(order[picked]), picked);
+            if !is_in_order {
+                tally("backends left to earlier clients");
+                assert!(network.were_busy.contains(target), "{passed} is passed over for {key}");
+            }
         }
     }
 

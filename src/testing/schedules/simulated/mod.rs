@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use mio::{Poll, Token};
 
 use self::event_queue::EventQueue;
-use self::host::{Host, LIMITS, SHORTAGE_PAUSE};
+use self::host::{BUSY_RETRY, Host, LIMITS, SHORTAGE_PAUSE};
 use self::network::{Connect, Dial, Network, Socket};
 use self::wire::{SimulatedListener, SimulatedPipes, Witness, World};
 use super::steps::{Action, Change, Happening, Schedule, Setting, Step};
@@ -37,7 +37,8 @@ const STEADY_STEP: Duration = Duration::from_secs(2);
 
 /// What must have happened in a run of schedules.
 #[cfg(test)]
-pub(crate) const HAPPENS: [&str; 7] = [
+pub(crate) const HAPPENS: [&str; 8] = [
+    "backends left to earlier clients",
     "busy backends",
     "bytes in a kernel, delivered by a plain close",
     "bytes in a kernel, discarded by a reset",
@@ -363,7 +364,8 @@ impl Player {
         assert!(network.registered().eq(network.live()), "ended, and not closed");
         assert!(!host.has_unreported(), "applied, and not reported");
         for socket in network.live() {
-            judge_rest_of(socket, network, host, is_pausing);
+            let is_retried = self.next.is_some_and(|next| next <= now + BUSY_RETRY);
+            judge_rest_of(socket, network, host, is_pausing, is_retried);
         }
         let reports = &mut host.reports;
         assert_eq!(self.waiting.len(), reports.len());
@@ -462,7 +464,13 @@ fn judge_counters(stats: &Stats, network: &Network, host: &Host) {
 }
 
 /// What holds for the socket of a pair when there is nothing to do.
-fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool) {
+fn judge_rest_of(
+    socket: usize,
+    network: &Network,
+    host: &Host,
+    is_pausing: bool,
+    is_retried: bool,
+) {
     let (socket, now) = (&network.sockets[socket], network.now);
     match (socket.dial, socket.connect) {
         (Some(_), Connect::Pending) => assert!(socket.began + LIMITS.connect_timeout > now),
@@ -479,7 +487,9 @@ fn judge_rest_of(socket: usize, network: &Network, host: &Host, is_pausing: bool
         assert!(socket.dial.is_some() || !socket.has_left, "a client who has left is not noticed");
         let is_dialled = socket.partner.is_some_and(|partner| network.is_live(partner));
         assert!(
-            is_dialled || (socket.lacks_descriptor && is_pausing) || !socket.busy.is_empty(),
+            is_dialled
+                || (socket.lacks_descriptor && is_pausing)
+                || (network.setting.busy && is_retried),
             "nobody dials for a client"
         );
         return;

@@ -33,6 +33,8 @@ pub(super) struct Network {
     /// The same before the last call that lacked something.
     paused_before: Option<Instant>,
     pub(super) accepts_in_turn: usize,
+    /// The targets that were ever busy. Later clients may be kept from them by earlier ones.
+    pub(super) were_busy: BTreeSet<&'static str>,
 }
 
 /// A dial of a backend: under which key, at what target, and which attempt.
@@ -66,6 +68,8 @@ pub(super) struct Socket {
     pub(super) lacks_descriptor: bool,
     /// The keys and targets that were busy for a client.
     pub(super) busy: BTreeSet<(&'static str, &'static str)>,
+    /// The target that a client waits for, if all that is left to it is busy, and names this one.
+    pub(super) waits_for: Option<&'static str>,
     /// What the peer has sent, and how much of it was read.
     pub(super) sent: usize,
     pub(super) read: usize,
@@ -154,6 +158,7 @@ impl Network {
             paused_until: None,
             paused_before: None,
             accepts_in_turn: 0,
+            were_busy: BTreeSet::new(),
         }
     }
 
@@ -214,6 +219,7 @@ impl Network {
             repeats: None,
             lacks_descriptor: false,
             busy: BTreeSet::new(),
+            waits_for: None,
             sent: 0,
             read: 0,
             mark: None,
@@ -310,6 +316,16 @@ impl Network {
     pub(super) fn assigned(&self) -> impl Iterator<Item = (&Socket, Dial)> + '_ {
         let clients = self.live().map(|socket| &self.sockets[socket]);
         clients.filter_map(|client| client.assigned.map(|dial| (client, dial)))
+    }
+
+    /// Whether an earlier client waits for a target and nothing else.
+    pub(super) fn is_awaited(&self, target: &str, client: usize) -> bool {
+        let earlier = self.live().take_while(|&socket| socket < client);
+        let mut earlier = earlier.map(|socket| &self.sockets[socket]);
+        earlier.any(|socket| {
+            let is_over = socket.began + super::LIMITS.dial_limit <= self.now;
+            socket.waits_for == Some(target) && !is_over
+        })
     }
 
     pub(super) fn is_connected(&self, client: &Socket) -> bool {

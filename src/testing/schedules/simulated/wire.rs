@@ -412,7 +412,8 @@ impl Listener for SimulatedListener {
         let is_waiting = |socket: usize| {
             let Socket { lacks_descriptor, began, ref busy, .. } = network.sockets[socket];
             // One that has met a busy backend may wait for that instead.
-            lacks_descriptor && busy.is_empty() && began + LIMITS.dial_limit > network.now
+            let may_wait = !busy.is_empty() || !network.were_busy.is_empty();
+            lacks_descriptor && !may_wait && began + LIMITS.dial_limit > network.now
         };
         assert!(!network.live().any(is_waiting), "accepted before others are served");
         if network.backlog.is_empty() {
@@ -498,7 +499,9 @@ impl Backend for SimulatedBackend {
             "dialled after the limit"
         );
         network.sockets[client].lacks_descriptor = false;
+        network.sockets[client].waits_for = None;
         if network.sockets[client].repeats.take() != Some(dial) && request.attempt() == 0 {
+            assert!(!network.is_awaited(self.target, client), "earlier clients wait for it");
             host.judge_pick(self.key, client, network);
             network.sockets[client].assigned = Some(dial);
             network.sockets[client].tenure = host.tenure(self.key);
@@ -511,7 +514,11 @@ impl Backend for SimulatedBackend {
             host.has_failed = true;
             network.sockets[client].assigned = None;
             network.forget_tried(client, dial);
+            network.were_busy.insert(self.target);
             network.sockets[client].busy.insert((self.key, self.target));
+            let name = (self.key, self.target);
+            let is_last = host.is_last_for(&network.sockets[client], name);
+            network.sockets[client].waits_for = is_last.then_some(self.target);
             return Err(ErrorKind::WouldBlock.into());
         }
         let mishap = network.mishap();
