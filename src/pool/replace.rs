@@ -113,7 +113,14 @@ impl Pool {
     /// Gives a member its entry of the new set.
     fn update_member(&mut self, id: Id<Member>, entry: &Arc<Entry>, merge: &mut Merge) {
         let Member { entry: old, target, position, .. } = &self.members[id];
-        let (old, target, position) = (old.clone(), *target, *position);
+        let (target, position) = (*target, *position);
+        self.order.push(id);
+        merge.before.push(Some(position));
+        // A set that was changed by its host shares most entries with its predecessor.
+        if Arc::ptr_eq(old, entry) && self.targets.contains(target) {
+            return;
+        }
+        let old = old.clone();
         let is_same = old.shared_target_name() == entry.shared_target_name();
         if !is_same || old.weight() != entry.weight() {
             merge.difference.changed.push(entry.shared_key().clone());
@@ -129,8 +136,6 @@ impl Pool {
             (member.target, member.breaker, member.last_error) = (target, Breaker::default(), None);
         }
         self.members[id].entry = entry.clone();
-        self.order.push(id);
-        merge.before.push(Some(position));
         merge.retired.push(old);
     }
 
