@@ -89,9 +89,29 @@ fn c8_3_c4_1_starts_stops_and_changes_are_told_once_and_clients_and_bytes_never(
     let one_closed = "closed 1 connection, cancelled 0 dials, 0 connections draining";
     assert_told(&balancer, &[&format!("INFO 0 backends (removed b, c); {one_closed}"), warning]);
 
+    #[cfg(feature = "socket2")]
+    assert_a_missing_source_is_told(&balancer);
+
     balancer.control.shutdown().unwrap();
     let summary = balancer.thread.join().unwrap();
     let (up, down) = (summary.bytes_up, summary.bytes_down);
-    let stopped = format!("INFO stopped after 41 clients, {up} bytes up and {down} bytes down");
+    let clients = summary.accepted;
+    let stopped =
+        format!("INFO stopped after {clients} clients, {up} bytes up and {down} bytes down");
     assert_eq!(logged().0, [stopped]);
+}
+
+/// C5.5: the warning names the address, which the target name does not.
+#[cfg(feature = "socket2")]
+fn assert_a_missing_source_is_told(balancer: &Balancer) {
+    let addr = ([127, 0, 0, 1], 9).into();
+    let backend = tinylb::TcpBackend::with_addrs("db:80", [addr]).unwrap();
+    balancer.update([("d", backend.bind_to([192, 0, 2, 1].into()))].into_iter().collect());
+    logged();
+    assert_refused(balancer.addr);
+    balancer.stats();
+    let lines = logged().0;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let expected = "WARN no local address or port to reach 127.0.0.1:9: ";
+    assert!(lines[0].starts_with(expected), "{lines:?}");
 }

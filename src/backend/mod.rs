@@ -52,6 +52,10 @@ pub use unix::UnixBackend;
 ///     fn attempts(&self) -> u32 {
 ///         self.0.attempts()
 ///     }
+///
+///     fn attempt_name(&self, attempt: u32) -> String {
+///         self.0.attempt_name(attempt)
+///     }
 /// }
 /// ```
 pub trait Backend: Send + Sync {
@@ -84,6 +88,15 @@ pub trait Backend: Send + Sync {
     fn attempts(&self) -> u32 {
         1
     }
+
+    /// Returns what a dial tries to reach, for the log: the address, if the target has several.
+    /// Defaults to the target name.
+    ///
+    /// It is called when the dial of this number has failed.
+    fn attempt_name(&self, attempt: u32) -> String {
+        let _ = attempt;
+        self.target_name()
+    }
 }
 
 macro_rules! impl_backend_for {
@@ -92,6 +105,7 @@ macro_rules! impl_backend_for {
             fn target_name(&self) -> String { (**self).target_name() }
             fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> { (**self).dial(request) }
             fn attempts(&self) -> u32 { (**self).attempts() }
+            fn attempt_name(&self, attempt: u32) -> String { (**self).attempt_name(attempt) }
         }
     )*};
 }
@@ -198,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn c1_4_a_shared_or_boxed_backend_has_as_many_attempts_as_itself() {
+    fn c1_4_a_shared_or_boxed_backend_answers_as_itself() {
         struct Several;
         impl Backend for Several {
             fn target_name(&self) -> String {
@@ -210,15 +224,25 @@ mod tests {
             fn attempts(&self) -> u32 {
                 7
             }
+            fn attempt_name(&self, attempt: u32) -> String {
+                format!("address {attempt}")
+            }
         }
         #[cfg(unix)]
-        assert_eq!(UnixBackend::new("/run/app.sock").attempts(), 1, "the default");
+        {
+            let backend = UnixBackend::new("/run/app.sock");
+            assert_eq!((backend.attempts(), backend.attempt_name(0)), (1, backend.target_name()));
+        }
         let boxed: Box<dyn Backend> = Box::new(Several);
         let shared: Arc<dyn Backend> = Arc::new(Several);
         assert_eq!((Backend::attempts(&boxed), Backend::attempts(&shared)), (7, 7));
         assert_eq!(
             [Backend::target_name(&boxed), Backend::target_name(&shared)],
             ["several", "several"]
+        );
+        assert_eq!(
+            [Backend::attempt_name(&boxed, 1), Backend::attempt_name(&shared, 2)],
+            ["address 1", "address 2"]
         );
     }
 

@@ -119,6 +119,10 @@ impl TcpBackend {
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
     }
+
+    fn addr(&self, attempt: u32) -> SocketAddr {
+        self.addrs[attempt as usize % self.addrs.len()]
+    }
 }
 
 fn invalid(problem: String) -> io::Error {
@@ -143,8 +147,8 @@ impl Backend for TcpBackend {
     }
 
     fn dial(&self, request: &DialRequest<'_>) -> io::Result<Dial> {
-        let index = request.attempt() as usize % self.addrs.len();
-        let stream = tcp::dial(self.addrs[index], self.source, request.options())?;
+        let addr = self.addr(request.attempt());
+        let stream = tcp::dial(addr, self.source, request.options())?;
         if let Some(prepare) = &self.on_socket {
             prepare(&stream)?;
         }
@@ -153,6 +157,10 @@ impl Backend for TcpBackend {
 
     fn attempts(&self) -> u32 {
         u32::try_from(self.addrs.len()).unwrap_or(u32::MAX)
+    }
+
+    fn attempt_name(&self, attempt: u32) -> String {
+        self.addr(attempt).to_string()
     }
 }
 
@@ -192,6 +200,7 @@ mod tests {
             listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         let backend = TcpBackend::with_addrs("three", addrs.clone()).unwrap();
         assert_eq!((backend.attempts(), backend.addrs()), (3, &addrs[..]));
+        assert_eq!(backend.attempt_name(1), addrs[1].to_string());
         for (attempt, listener) in listeners.iter().enumerate() {
             let dial = dial(&backend, attempt as u32).unwrap();
             let (_, peer) = listener.accept().unwrap();

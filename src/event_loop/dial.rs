@@ -293,9 +293,9 @@ impl Dialler<'_> {
             _ => {}
         }
         if net::is_local_failure(&err) {
-            let target_name = candidate.assignment.target_name();
             if let Some(suppressed) = self.cx.port_warnings.pass(self.now) {
-                warn!("no local address or port to reach {target_name}: {err}{suppressed}");
+                let name = candidate.attempt_name();
+                warn!("no local address or port to reach {name}: {err}{suppressed}");
             }
         } else {
             candidate.has_failed = true;
@@ -371,7 +371,8 @@ impl Dialler<'_> {
     fn attempt_failed(&mut self, mut candidate: Candidate, err: &io::Error) -> Step {
         let Self { client, cx, .. } = self;
         let (key, target_name) = (candidate.assignment.key(), candidate.assignment.target_name());
-        debug!("client {} ({}): cannot reach {key} ({target_name}): {err}", client.id, client.addr);
+        let name = candidate.attempt_name();
+        debug!("client {} ({}): cannot reach {key} ({name}): {err}", client.id, client.addr);
         cx.observer.attempt_failed(&AttemptFailed {
             client: client.observed(),
             key,

@@ -155,6 +155,11 @@ impl Candidate {
     pub(crate) fn new(assignment: Assignment, now: Instant) -> Self {
         Self { assignment, attempt: 0, dialled_at: now, has_failed: false }
     }
+
+    /// Returns what it dials, for the log.
+    pub(crate) fn attempt_name(&self) -> String {
+        self.assignment.entry().backend().attempt_name(self.attempt)
+    }
 }
 
 /// A dial in flight.

@@ -73,6 +73,10 @@ impl Backend for TlsBackend {
     fn attempts(&self) -> u32 {
         self.tcp.attempts()
     }
+
+    fn attempt_name(&self, attempt: u32) -> String {
+        format!("tls:{}", self.tcp.attempt_name(attempt))
+    }
 }
 
 /// TLS over another stream.
