@@ -4,8 +4,8 @@
 //! and the machine may do. It is played against the loop in a [simulated] world, where time and
 //! every call are under control. One that fails is shrunk to the steps that it takes.
 //!
-//! `TINYLB_SCHEDULES` and `TINYLB_FIRST_SEED` say how many are played and from where on,
-//! `TINYLB_SEED` has one played.
+//! `TINYLB_SCHEDULES` and `TINYLB_BURSTS` say how many are played, without and with bursts of a
+//! thousand and more, and `TINYLB_FIRST_SEED` from where on. `TINYLB_SEED` has one of each played.
 
 mod pattern;
 #[cfg(test)]
@@ -28,8 +28,6 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
-    const TRIES_TO_SHRINK: usize = 3000;
-
     /// A number that the environment gives, to play one schedule again or more of them.
     fn given(variable: &str) -> Option<u64> {
         std::env::var(variable).ok().map(|number| number.parse().expect(variable))
@@ -41,18 +39,18 @@ mod tests {
 
     /// Plays so many schedules. Of the first that fails, it tells what is left of it when it is
     /// shrunk.
-    fn play_all(count: u64) {
+    fn play_all(of: fn(u64) -> Schedule, count: u64, tries_to_shrink: usize) {
         let first = given("TINYLB_FIRST_SEED").unwrap_or(0);
         let seeds = match given("TINYLB_SEED") {
             Some(seed) => seed..seed + 1,
             None => first..first + count,
         };
         for seed in seeds {
-            let mut schedule = Schedule::of(seed);
+            let mut schedule = of(seed);
             if fails(&schedule) {
                 let hook = panic::take_hook();
                 panic::set_hook(Box::new(|_| {}));
-                schedule.steps = shrink::shrink(&schedule.steps, TRIES_TO_SHRINK, |steps| {
+                schedule.steps = shrink::shrink(&schedule.steps, tries_to_shrink, |steps| {
                     fails(&Schedule { steps: steps.to_vec(), ..schedule.clone() })
                 });
                 panic::set_hook(hook);
@@ -69,11 +67,21 @@ mod tests {
 
     #[test]
     fn the_promises_hold_in_every_simulated_schedule() {
-        play_all(given("TINYLB_SCHEDULES").unwrap_or(3000));
+        play_all(Schedule::of, given("TINYLB_SCHEDULES").unwrap_or(3000), 3000);
+        assert_happened(&simulated::HAPPENS);
+    }
+
+    #[test]
+    fn bursts_hold_up_nobody() {
+        play_all(Schedule::of_bursts, given("TINYLB_BURSTS").unwrap_or(8), 50);
+        assert_happened(&simulated::BURSTS);
+    }
+
+    fn assert_happened(what: &[&str]) {
         let tallies = tally::tallies();
         eprintln!("{tallies:#?}");
         if given("TINYLB_SEED").is_none() {
-            for what in simulated::HAPPENS {
+            for what in what {
                 assert!(tallies.contains_key(what), "it never happened: {what}");
             }
         }

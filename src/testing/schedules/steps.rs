@@ -46,6 +46,8 @@ pub(crate) struct Setting {
     pub(crate) jumps: bool,
     /// Whether backends are busy at times.
     pub(crate) busy: bool,
+    /// Whether many clients come at once, and many peers do the same at once.
+    pub(crate) bursts: bool,
     /// Whether some peers read slowly and steadily from a kernel that holds bytes for them.
     pub(crate) steady: bool,
 }
@@ -75,6 +77,11 @@ pub(crate) enum Action {
     /// A peer of one of the balancer's sockets does something.
     Happen {
         peer: usize,
+        what: Happening,
+    },
+    /// All peers do the same at once, but for one in so many.
+    HappenToAll {
+        spared: u64,
         what: Happening,
     },
     /// The host wants it to end within a limit, or at once.
@@ -200,9 +207,19 @@ impl Schedule {
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Random::new(seed);
         let setting = Setting::draw(&mut dice);
-        let count =
-            if setting.max_connections > 100 { 40 } else { 30 + Dice::throw(&mut dice, 200) };
+        let count = 30 + Dice::throw(&mut dice, 200);
         let steps = (0..count).map(|_| Step::draw(&mut dice, &setting)).collect();
+        Self { setting, steps }
+    }
+
+    /// The schedule of a seed in which clients come, and do things, by the thousand.
+    #[cfg(test)]
+    pub(crate) fn of_bursts(seed: u64) -> Self {
+        let mut dice = Random::new(seed);
+        let drawn = Setting::draw(&mut dice);
+        let (max_connections, batch) = (3000, 1024);
+        let setting = Setting { bursts: true, max_connections, batch, trickles: false, ..drawn };
+        let steps = (0..40).map(|_| Step::draw(&mut dice, &setting)).collect();
         Self { setting, steps }
     }
 }
@@ -215,11 +232,8 @@ impl Setting {
 
     pub(crate) fn draw(dice: &mut impl Dice) -> Self {
         Self {
-            max_connections: match dice.throw(200) {
-                0 => 500, // so that the sockets of a crowd are closed over several turns
-                1..50 => 3,
-                _ => 10,
-            },
+            max_connections: if dice.one_in(4) { 3 } else { 10 },
+            bursts: false,
             buffer_size: [1, 1000, 64 * 1024, 64 * 1024][dice.throw(4) as usize],
             ejecting_failures: [0, 1, 3, 3][dice.throw(4) as usize],
             policy: [Policy::RoundRobin, Policy::LeastConnections][dice.throw(2) as usize],
@@ -244,8 +258,11 @@ impl Step {
 impl Action {
     pub(crate) fn draw(dice: &mut impl Dice, setting: &Setting) -> Self {
         let millis = Duration::from_millis;
-        match dice.throw(120) {
-            0..12 if setting.max_connections > 100 => Self::Arrive(1 + dice.throw(200) as usize),
+        let throw = dice.throw(120);
+        if setting.bursts && throw < 60 {
+            return Self::draw_burst(dice);
+        }
+        match throw {
             0..12 => Self::Arrive(if dice.one_in(8) { 1 + dice.throw(12) as usize } else { 1 }),
             12..20 => Self::Update((0..=dice.throw(3)).map(|_| Change::draw(dice)).collect()),
             20..24 => {
@@ -262,6 +279,28 @@ impl Action {
             30..52 => Self::Turn,
             52..75 => Self::Settle,
             _ => Self::Happen { peer: dice.throw(64) as usize, what: Happening::draw(dice) },
+        }
+    }
+
+    fn draw_burst(dice: &mut impl Dice) -> Self {
+        let secs = Duration::from_secs;
+        match dice.throw(12) {
+            0..3 => Self::Arrive(1000 + dice.throw(500) as usize),
+            3..5 => Self::Update((0..=dice.throw(2)).map(|_| Change::draw(dice)).collect()),
+            5 => Self::RunShort(dice.throw(1000) as usize),
+            6 => Self::Pass { time: secs(dice.throw(40)), late: secs(0) },
+            7 => Self::Settle,
+            _ => {
+                let what = match dice.throw(6) {
+                    0 => Happening::Send(1 + dice.throw(100) as usize),
+                    1 => Happening::Alarm { error: false },
+                    2 => Happening::End,
+                    3 => Happening::Reset,
+                    4 => Happening::Leave,
+                    _ => Happening::Hesitate,
+                };
+                Self::HappenToAll { spared: 2 + dice.throw(1000), what }
+            }
         }
     }
 }
@@ -285,6 +324,18 @@ impl Change {
 }
 
 impl Happening {
+    /// What it is called when a thousand peers do it at once.
+    pub(crate) fn burst(&self) -> &'static str {
+        match self {
+            Self::Send(_) | Self::SendUrgently => "bursts of messages",
+            Self::End => "bursts of ends",
+            Self::Reset => "bursts of resets",
+            Self::Leave => "bursts of closes",
+            Self::Alarm { .. } => "bursts of events about nothing",
+            Self::StopReading | Self::Read(_) | Self::Hesitate => "bursts of slow readers",
+        }
+    }
+
     fn draw(dice: &mut impl Dice) -> Self {
         match dice.throw(40) {
             0..14 => Self::Send(dice.some_bytes()),

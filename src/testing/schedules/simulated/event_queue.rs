@@ -1,6 +1,6 @@
 //! The event queue of the simulated kernel: ready sources in the order in which they became ready.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use mio::Token;
 
@@ -11,9 +11,10 @@ use crate::net::Readiness;
 #[derive(Default)]
 pub(super) struct EventQueue {
     ready: VecDeque<Source>,
+    is_queued: HashSet<Source>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
     Socket(usize),
     Listener,
@@ -30,20 +31,22 @@ impl EventQueue {
         let sockets = network.registered().filter(is_ready).map(Source::Socket);
         let listener = network.backlog_event.then_some(Source::Listener);
         for source in sockets.chain(listener).collect::<Vec<_>>() {
-            if !self.ready.contains(&source) {
+            if self.is_queued.insert(source) {
                 self.ready.push_back(source);
             }
         }
         let mut events = Vec::new();
         while events.len() < capacity {
-            match self.ready.pop_front() {
-                None => return (events, false),
-                Some(Source::Listener) => {
+            let Some(source) = self.ready.pop_front() else { return (events, false) };
+            self.is_queued.remove(&source);
+            match source {
+                Source::Listener => {
                     network.backlog_event = false;
                     let readable = Readiness { readable: true, ..Readiness::default() };
                     events.push((token::LISTENER, readable));
                 }
-                Some(Source::Socket(socket)) => {
+                Source::Socket(socket) => {
+                    network.note_told(socket);
                     let socket = &mut network.sockets[socket];
                     let event = std::mem::take(&mut socket.event);
                     socket.event_since = None;

@@ -27,9 +27,6 @@ pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// After how long a busy backend is tried again.
 pub(super) const BUSY_RETRY: Duration = Duration::from_millis(5);
 
-/// How many clients a turn takes at most, so that nothing else waits for a crowd.
-pub(super) const ACCEPTS_PER_TURN: usize = 64;
-
 /// What the host knows.
 #[derive(Default)]
 pub(super) struct Host {
@@ -387,6 +384,10 @@ impl Host {
         let counts = if backend.is_some() { &mut self.ends } else { &mut self.refusals };
         *counts.entry(ended.reason).or_default() += 1;
         network.sockets[client].assigned = None;
+        // The dial in flight, which may be closed later.
+        if let (None, Some(dial)) = (backend, network.sockets[client].partner) {
+            network.sockets[dial].is_over = true;
+        }
         for socket in [Some(client), backend].into_iter().flatten() {
             network.sockets[socket].is_over = true;
             network.sockets[socket].is_unwatched = is_unwatched;

@@ -48,6 +48,17 @@ pub(crate) const HAPPENS: [&str; 8] = [
     "jumps of time between reading events and the clock",
 ];
 
+/// What must have happened in a run of schedules with bursts.
+#[cfg(test)]
+pub(crate) const BURSTS: [&str; 6] = [
+    "bursts of closes",
+    "bursts of ends",
+    "bursts of events about nothing",
+    "bursts of messages",
+    "bursts of resets",
+    "bursts of slow readers",
+];
+
 /// Plays a schedule, and panics if the balancer breaks a promise.
 pub(crate) fn play(schedule: &Schedule) {
     let mut player = Player::new(schedule.setting);
@@ -132,6 +143,9 @@ impl Player {
             Action::Pass { time, late } => self.pass(*time, *late),
             Action::RunShort(calls) => self.world.lock().0.short_of = *calls,
             Action::Happen { peer, what } => self.world.lock().0.happen(*peer, *what),
+            Action::HappenToAll { spared, what } => {
+                self.world.lock().0.happen_to_all(*spared, *what);
+            }
             Action::Drain(limit) => self.drain(*limit),
             Action::Shutdown => self.shut_down(),
             Action::Turn => self.turn(false),
@@ -291,7 +305,6 @@ impl Player {
             host.submitted.append(&mut host.submitted_meanwhile);
             self.has_commands = true;
         }
-        network.accepts_in_turn = 0;
         for socket in &mut network.sockets {
             socket.moved_in_turn = 0;
         }
@@ -335,6 +348,9 @@ impl Player {
             };
             let drains = connect == Connect::Known && host.draining.contains_key(dial.target);
             assert!(host.is_named(dial.target) || drains, "still open though its target has left");
+        }
+        if !self.event_loop.is_over() {
+            network.judge_work();
         }
         for socket in &network.sockets {
             // A failure of one of the sides, or both, may each have the pair driven once more.

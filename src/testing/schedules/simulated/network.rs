@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::super::steps::{Dice, Happening, Setting};
+use super::super::tally::tally;
 use super::host::SHORTAGE_PAUSE;
+use crate::event_loop::BYTES_PER_DIRECTION;
 use crate::net::Readiness;
 use crate::random::Random;
 
@@ -32,9 +34,22 @@ pub(super) struct Network {
     pub(super) paused_until: Option<Instant>,
     /// The same before the last call that lacked something.
     paused_before: Option<Instant>,
-    pub(super) accepts_in_turn: usize,
+    pub(super) in_turn: InTurn,
+    /// How many pairs have to be driven, at most, for all that the balancer was told of.
+    pub(super) drives_left: usize,
     /// The targets that were ever busy. Later clients may be kept from them by earlier ones.
     pub(super) were_busy: BTreeSet<&'static str>,
+}
+
+/// What the balancer has done in a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct InTurn {
+    pub(super) accepts: usize,
+    pub(super) dials: usize,
+    /// How often it asked whether a dial is connected.
+    pub(super) checks: usize,
+    pub(super) closes: usize,
+    pub(super) bytes: usize,
 }
 
 /// A dial of a backend: under which key, at what target, and which attempt.
@@ -95,6 +110,8 @@ pub(super) struct Socket {
     pub(super) active_at: Instant,
     /// How much was read in this turn.
     pub(super) moved_in_turn: usize,
+    /// How many turns have ended since an event told of its bytes, none of which was read.
+    pub(super) turns_unread: Option<usize>,
     pub(super) short_reads_drain: bool,
     pub(super) translates: bool,
     /// Whether to drop it takes it off the event queue, and ends its stream.
@@ -138,6 +155,10 @@ pub(super) enum Connect {
 /// receive buffer.
 const KERNEL_BUFFER: usize = 192 << 10;
 
+/// How many bytes a turn moves at most, and how many pairs it drives if they move hardly any.
+const BYTES_PER_TURN: usize = 1 << 20;
+const DRIVES_PER_TURN: usize = 128;
+
 /// How many addresses a target has.
 pub(super) fn attempts(target: &str) -> u32 {
     if target == "t0" { 2 } else { 1 }
@@ -157,7 +178,8 @@ impl Network {
             short_of: 0,
             paused_until: None,
             paused_before: None,
-            accepts_in_turn: 0,
+            in_turn: InTurn::default(),
+            drives_left: 0,
             were_busy: BTreeSet::new(),
         }
     }
@@ -237,6 +259,7 @@ impl Network {
             is_shut: false,
             active_at: self.now,
             moved_in_turn: 0,
+            turns_unread: None,
             short_reads_drain: self.one_in(2),
             translates: self.one_in(4),
             drop_closes: self.one_in(2),
@@ -383,12 +406,19 @@ impl Network {
 
     /// A peer does something, one of a client in the backlog too.
     pub(super) fn happen(&mut self, peer: usize, what: Happening) {
-        let peers: Vec<usize> = self.registered().chain(self.backlog.iter().copied()).collect();
-        if peers.is_empty() {
-            return;
+        let peers = self.peers();
+        if !peers.is_empty() {
+            self.act(peers[peer % peers.len()], what);
         }
+    }
+
+    fn peers(&self) -> Vec<usize> {
+        self.registered().chain(self.backlog.iter().copied()).collect()
+    }
+
+    fn act(&mut self, socket: usize, what: Happening) {
         let most = self.setting.most();
-        let socket = &mut self.sockets[peers[peer % peers.len()]];
+        let socket = &mut self.sockets[socket];
         if socket.connect == Connect::Pending {
             socket.answer(what);
         }
@@ -400,6 +430,75 @@ impl Network {
         if matches!(socket.connect, Connect::Up | Connect::Known) && !socket.is_broken {
             socket.go_on(what, most);
         }
+    }
+
+    /// All peers do something, but for some.
+    pub(super) fn happen_to_all(&mut self, spared: u64, what: Happening) {
+        let peers = self.peers();
+        if peers.len() >= 1000 {
+            tally(what.burst());
+        }
+        for (index, socket) in peers.into_iter().enumerate() {
+            if index as u64 % spared > 0 {
+                self.act(socket, what);
+            }
+        }
+    }
+
+    /// The balancer is told of an event of a socket.
+    pub(super) fn note_told(&mut self, socket: usize) {
+        if self.is_survivor(socket) {
+            self.drives_left += 1;
+            let Socket { sent, read, ref mut turns_unread, .. } = self.sockets[socket];
+            if sent > read {
+                turns_unread.get_or_insert(0);
+            }
+        }
+    }
+
+    /// Whether a socket is of a pair that is connected and goes on.
+    fn is_survivor(&self, socket: usize) -> bool {
+        let goes_on = |socket: usize| {
+            let Socket { connect, has_ended, is_broken, has_left, .. } = self.sockets[socket];
+            let is_sound = !(has_ended || is_broken || has_left);
+            self.is_live(socket) && connect == Connect::Known && is_sound
+        };
+        goes_on(socket) && self.sockets[socket].partner.is_some_and(goes_on)
+    }
+
+    /// Whether a peer has not taken all that its partner has sent, or is about to take it by an
+    /// event: that goes first.
+    fn is_held_up(&self, socket: usize) -> bool {
+        let Socket { partner, read, .. } = self.sockets[socket];
+        partner.is_some_and(|to| {
+            let to = &self.sockets[to];
+            let has_unsent = !to.is_flushed || to.taken < to.preface + read;
+            to.is_blocked || to.room == 0 || to.event.writable || has_unsent
+        })
+    }
+
+    /// A turn is over: it was bounded, and nobody who goes on has waited for more than two.
+    pub(super) fn judge_work(&mut self) {
+        let InTurn { accepts, dials, checks, closes, bytes } = self.in_turn;
+        assert!(accepts <= 64, "{accepts} accepts");
+        // One is repeated when empty pipes have spared their descriptors.
+        assert!(dials <= 64 + accepts + 1, "{dials} dials");
+        assert!(checks <= 64 + 256, "{checks} checks");
+        // Left by earlier turns, at once, and of accepts, connects and timeouts that failed.
+        assert!(closes <= 128 + 257 + accepts + 64 + 256, "{closes} closes");
+        assert!(bytes <= 4 << 20, "{bytes} bytes");
+        // Of bulk, or of many messages, no more fits into a turn.
+        let unread = |socket: &Socket| (socket.sent - socket.read).min(BYTES_PER_DIRECTION);
+        let unread: usize = self.live().map(|socket| unread(&self.sockets[socket])).sum();
+        let is_overloaded = unread > BYTES_PER_TURN / 2 || self.drives_left > DRIVES_PER_TURN / 2;
+        self.drives_left = self.drives_left.saturating_sub(DRIVES_PER_TURN / 2);
+        for socket in self.live().collect::<Vec<_>>() {
+            let Some(turns) = self.sockets[socket].turns_unread else { continue };
+            let goes_on = self.is_survivor(socket) && !is_overloaded && !self.is_held_up(socket);
+            assert!(!goes_on || turns < 2, "a message waits for more than two turns: {socket}");
+            self.sockets[socket].turns_unread = Some(if goes_on { turns + 1 } else { 0 });
+        }
+        self.in_turn = InTurn::default();
     }
 
     /// The balancer has reason to pause; one that is under way is not made longer.

@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use super::super::pattern::bytes_of;
 use super::super::steps::Change;
 use super::super::tally::tally;
-use super::host::{ACCEPTS_PER_TURN, Host, LIMITS, SHORTEST_SHARE};
+use super::host::{Host, LIMITS, SHORTEST_SHARE};
 use super::network::{Connect, Dial, Network, Socket, attempts};
 use crate::backend::{self, Backend, BackendSet, DialRequest};
 use crate::control::Control;
@@ -88,6 +88,8 @@ impl Wire {
         room[..len].copy_from_slice(bytes_of(self.socket, socket.read, len));
         socket.read += len;
         socket.moved_in_turn += len;
+        socket.turns_unread = None;
+        network.in_turn.bytes += len;
         let held = socket.read
             - (network.sockets[partner].taken.saturating_sub(network.sockets[partner].preface));
         assert!(held <= setting.buffer_size, "{held} bytes are held");
@@ -232,6 +234,7 @@ impl Stream for Wire {
         if let Some(err) = network.mishap_of(self.socket) {
             return Err(err);
         }
+        network.in_turn.checks += 1;
         let would_block = network.one_in(2);
         let now = network.now;
         let socket = &mut network.sockets[self.socket];
@@ -244,6 +247,7 @@ impl Stream for Wire {
             Connect::Up => {
                 socket.connect = Connect::Known;
                 socket.active_at = now;
+                network.drives_left += 1;
                 Ok(true)
             }
             Connect::Known => panic!("asked again"),
@@ -331,6 +335,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let mut world = self.lock();
         let (network, host) = &mut *world;
+        network.in_turn.closes += 1;
         let is_ended = network.is_ended_by_now(self.socket);
         let has_client =
             network.sockets[self.socket].partner.is_some_and(|partner| network.is_live(partner));
@@ -406,8 +411,7 @@ impl Listener for SimulatedListener {
             network.paused_until.is_none_or(|until| until <= network.now),
             "accepted in a pause"
         );
-        network.accepts_in_turn += 1;
-        assert!(network.accepts_in_turn <= ACCEPTS_PER_TURN, "more than a turn has time for");
+        network.in_turn.accepts += 1;
         assert!(!host.is_shut_down && !host.is_closed_to_clients, "accepted in the end");
         let is_waiting = |socket: usize| {
             let Socket { lacks_descriptor, began, ref busy, .. } = network.sockets[socket];
@@ -498,6 +502,7 @@ impl Backend for SimulatedBackend {
             network.sockets[client].began + LIMITS.dial_limit > network.now,
             "dialled after the limit"
         );
+        network.in_turn.dials += 1;
         network.sockets[client].lacks_descriptor = false;
         network.sockets[client].waits_for = None;
         if network.sockets[client].repeats.take() != Some(dial) && request.attempt() == 0 {
