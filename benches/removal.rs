@@ -12,7 +12,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput};
 use socket2::SockRef;
 use tinylb::{BackendSet, Server, TcpBackend};
 
-use tinylb_benches::crowd::{self, Crowd};
+use tinylb_benches::idle_clients::{self, IdleClients};
 use tinylb_benches::{echo, loopback};
 
 fn main() {
@@ -23,8 +23,8 @@ fn main() {
 }
 
 fn removal(criterion: &mut Criterion) {
-    let sizes = crowd::sizes(&[100, 1_000, 9_000]);
-    let crowd = Crowd::new();
+    let sizes = idle_clients::sizes(&[100, 1_000, 9_000]);
+    let clients = IdleClients::new();
     let backend_port = echo::start();
     let targets = loopback::addrs(128, backend_port);
     let [before, after] = [&targets[..64], &targets[64..]].map(backends);
@@ -48,7 +48,7 @@ fn removal(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("tinylb", pairs), |bencher| {
             let open = || {
                 update(&before);
-                crowd.replace(port, pairs);
+                clients.replace(port, pairs);
             };
             let remove = |()| assert_eq!(update(&after).closed, pairs);
             bencher.iter_batched(open, remove, BatchSize::PerIteration);
@@ -66,7 +66,7 @@ fn backends(targets: &[SocketAddr]) -> BackendSet {
 
 /// Connected sockets that reset their connections when they are dropped.
 fn sockets_to_reset(port: u16, count: usize) -> Vec<TcpStream> {
-    let sockets = crowd::gather(port, count);
+    let sockets = idle_clients::gather(port, count);
     for socket in &sockets {
         SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
     }

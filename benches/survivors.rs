@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 use tinylb::{BackendSet, Server, ServerThread, Stats, TcpBackend};
 
 use tinylb_benches::clients::{connect, exchange};
-use tinylb_benches::crowd::{self, Crowd};
+use tinylb_benches::idle_clients::{self, IdleClients};
 use tinylb_benches::{descriptors, echo, loopback};
 
 const ROUNDS: usize = 7;
@@ -24,17 +24,17 @@ const ROUNDS: usize = 7;
 const AFTERMATH: Duration = Duration::from_secs(1);
 
 fn main() {
-    let (pairs, dials) = (crowd::sizes(&[9_000])[0], crowd::sizes(&[4_500])[0]);
+    let (pairs, dials) = (idle_clients::sizes(&[9_000])[0], idle_clients::sizes(&[4_500])[0]);
     // Three backends, so that the survivor's has nothing else to do.
     let [survivor, removed, other] = [(); 3].map(|()| loopback::addrs(1, echo::start())[0]);
     let silent = SilentHost::start();
     println!("worst round trip of a survivor, in ms, in each of {ROUNDS} rounds");
     report("beside nothing", || worst_beside(survivor, |_, _| ()));
     report(&format!("beside {pairs} closes"), || {
-        let crowd = Crowd::new();
+        let clients = IdleClients::new();
         worst_beside(survivor, |balancer, watch| {
             update(balancer, &[(survivor, 0), (removed, 1)]);
-            crowd.replace(port_of(balancer), pairs);
+            clients.replace(port_of(balancer), pairs);
             watch.begin();
             update(balancer, &[(survivor, 1)]);
         })

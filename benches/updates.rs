@@ -9,7 +9,7 @@
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use tinylb::{BackendSet, Server, TcpBackend};
 
-use tinylb_benches::crowd::{self, Crowd};
+use tinylb_benches::idle_clients::{self, IdleClients};
 use tinylb_benches::{echo, loopback};
 
 fn main() {
@@ -17,8 +17,8 @@ fn main() {
 }
 
 fn updates(criterion: &mut Criterion) {
-    let sizes = crowd::sizes(&[0, 9_000]);
-    let crowd = Crowd::new();
+    let sizes = idle_clients::sizes(&[0, 9_000]);
+    let clients = IdleClients::new();
     let backend_port = echo::start();
     let mut group = tinylb_benches::group(criterion, "updates", 4);
     for pairs in sizes {
@@ -31,7 +31,7 @@ fn updates(criterion: &mut Criterion) {
                 Server::builder().backends(staying.clone()).build(loopback::listener()).unwrap();
             let balancer = server.spawn().unwrap();
             let control = balancer.control();
-            crowd.replace(balancer.local_addr().ip().unwrap().port(), pairs);
+            clients.replace(balancer.local_addr().ip().unwrap().port(), pairs);
 
             let mut turns = one_or_other.iter().cycle();
             let mut next_set = || {

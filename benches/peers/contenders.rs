@@ -134,7 +134,7 @@ impl Proxy {
         fs::read_to_string(self.dir.path().join(COMPLAINTS)).unwrap_or_default()
     }
 
-    /// Whatever it answered to commands must be that it obeyed.
+    /// Checks that it has carried out its commands.
     pub(crate) fn check_answers(&mut self) -> Fallible<()> {
         let Some(Remover::Stdin) = self.remover else { return Ok(()) };
         let stdout =

@@ -46,7 +46,7 @@ struct Relay {
 struct Side {
     stream: TcpStream,
     /// What this side has yet to take. While there is any, the other side is not read.
-    stuck: Vec<u8>,
+    unsent: Vec<u8>,
     has_ended: bool,
 }
 
@@ -54,14 +54,14 @@ impl Relay {
     fn accept(&mut self, rotation: &mut impl Iterator<Item = SocketAddr>) -> io::Result<()> {
         while let Ok((client, _)) = self.listener.accept() {
             let Some(backend) = rotation.next() else { continue };
-            // Sending on it before it is connected would block, and what would block is stuck until
+            // Sending on it before it is connected would block, and what would block stays unsent until
             // it is writable.
             let backend = TcpStream::connect(backend)?;
             let slot = self.pairs.vacant_entry();
             let key = slot.key();
             let pair = slot.insert([client, backend].map(|stream| Side {
                 stream,
-                stuck: Vec::new(),
+                unsent: Vec::new(),
                 has_ended: false,
             }));
             for (index, side) in pair.iter_mut().enumerate() {
@@ -82,7 +82,7 @@ impl Relay {
         let Some([client, backend]) = self.pairs.get_mut(key) else { return };
         let (this, other) = if index == 0 { (client, backend) } else { (backend, client) };
         let mut outcome = Ok(());
-        if event.is_writable() && !this.stuck.is_empty() {
+        if event.is_writable() && !this.unsent.is_empty() {
             outcome = unstick(this).and_then(|()| relay(other, this, &mut self.scratch, true));
         }
         if event.is_readable() && outcome.is_ok() {
@@ -101,7 +101,7 @@ fn relay(
     scratch: &mut [u8],
     until_blocked: bool,
 ) -> io::Result<()> {
-    while to.stuck.is_empty() && !from.has_ended {
+    while to.unsent.is_empty() && !from.has_ended {
         let read = match from.stream.read(scratch) {
             Ok(0) => {
                 from.has_ended = true;
@@ -112,7 +112,7 @@ fn relay(
             Err(err) => return unless_blocked(err),
         };
         let written = write(&mut to.stream, &scratch[..read])?;
-        to.stuck.extend_from_slice(&scratch[written..read]);
+        to.unsent.extend_from_slice(&scratch[written..read]);
         if read < scratch.len() && !until_blocked {
             break;
         }
@@ -121,10 +121,10 @@ fn relay(
 }
 
 fn unstick(side: &mut Side) -> io::Result<()> {
-    let written = write(&mut side.stream, &side.stuck)?;
-    side.stuck.drain(..written);
-    if side.stuck.is_empty() {
-        side.stuck = Vec::new();
+    let written = write(&mut side.stream, &side.unsent)?;
+    side.unsent.drain(..written);
+    if side.unsent.is_empty() {
+        side.unsent = Vec::new();
     }
     Ok(())
 }

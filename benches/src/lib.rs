@@ -9,9 +9,9 @@
 
 pub mod bare_relay;
 pub mod clients;
-pub mod crowd;
 pub mod descriptors;
 pub mod echo;
+pub mod idle_clients;
 pub mod loopback;
 pub mod routes;
 pub mod tokio_twin;

@@ -10,13 +10,13 @@ use tinylb::{BackendSet, Builder, Server, ServerThread, TcpBackend};
 use crate::{loopback, tokio_twin};
 
 /// At how many addresses a balancer can be reached.
-const DOORS: u32 = 64;
+const LISTEN_ADDRS: u32 = 64;
 
 /// A way to the backends.
 pub struct Route {
     pub name: &'static str,
     /// Where clients connect.
-    doors: Vec<SocketAddr>,
+    listen_addrs: Vec<SocketAddr>,
     /// Serves as long as the route is there.
     _balancer: Option<ServerThread>,
 }
@@ -28,7 +28,7 @@ pub fn all(backends: &[SocketAddr]) -> [Route; 3] {
 }
 
 fn direct(backends: &[SocketAddr]) -> Route {
-    Route { name: "direct", doors: backends.to_vec(), _balancer: None }
+    Route { name: "direct", listen_addrs: backends.to_vec(), _balancer: None }
 }
 
 fn tokio(backends: &[SocketAddr]) -> Route {
@@ -36,7 +36,7 @@ fn tokio(backends: &[SocketAddr]) -> Route {
     let port = listener.local_addr().unwrap().port();
     let backends = backends.to_vec();
     std::thread::spawn(move || tokio_twin::serve(listener, &backends).unwrap());
-    Route { name: "tokio", doors: loopback::addrs(DOORS, port), _balancer: None }
+    Route { name: "tokio", listen_addrs: loopback::addrs(LISTEN_ADDRS, port), _balancer: None }
 }
 
 pub fn tinylb(name: &'static str, settings: Builder, backends: &[SocketAddr]) -> Route {
@@ -48,12 +48,16 @@ pub fn tinylb(name: &'static str, settings: Builder, backends: &[SocketAddr]) ->
 pub fn tinylb_with(name: &'static str, settings: Builder, backends: BackendSet) -> Route {
     let server = settings.backends(backends).build(loopback::listener()).unwrap();
     let port = server.local_addr().ip().unwrap().port();
-    Route { name, doors: loopback::addrs(DOORS, port), _balancer: Some(server.spawn().unwrap()) }
+    Route {
+        name,
+        listen_addrs: loopback::addrs(LISTEN_ADDRS, port),
+        _balancer: Some(server.spawn().unwrap()),
+    }
 }
 
 impl Route {
     /// Where one client after the other connects, without an end.
     pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.doors.iter().copied().cycle()
+        self.listen_addrs.iter().copied().cycle()
     }
 }

@@ -79,7 +79,7 @@ pub(crate) enum Action {
         peer: usize,
         what: Happening,
     },
-    /// All peers do the same at once, but for one in so many.
+    /// All peers do the same at once, but for one in so many, which sends a message.
     HappenToAll {
         spared: u64,
         what: Happening,
@@ -299,7 +299,7 @@ impl Action {
                     4 => Happening::Leave,
                     _ => Happening::Hesitate,
                 };
-                Self::HappenToAll { spared: 2 + dice.throw(1000), what }
+                Self::HappenToAll { spared: 20 + dice.throw(500), what }
             }
         }
     }

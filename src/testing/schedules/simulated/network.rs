@@ -432,16 +432,15 @@ impl Network {
         }
     }
 
-    /// All peers do something, but for some.
+    /// All peers do something, but for some that send a byte.
     pub(super) fn happen_to_all(&mut self, spared: u64, what: Happening) {
         let peers = self.peers();
         if peers.len() >= 1000 {
             tally(what.burst());
         }
         for (index, socket) in peers.into_iter().enumerate() {
-            if index as u64 % spared > 0 {
-                self.act(socket, what);
-            }
+            let is_spared = index as u64 % spared == 0;
+            self.act(socket, if is_spared { Happening::Send(1) } else { what });
         }
     }
 

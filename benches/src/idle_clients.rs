@@ -7,16 +7,16 @@ use crate::clients::{connect, exchange};
 use crate::{descriptors, loopback};
 
 /// Clients on a thread with descriptors of its own.
-pub struct Crowd {
+pub struct IdleClients {
     orders: Sender<(u16, usize)>,
     done: Receiver<()>,
 }
 
-impl Crowd {
+impl IdleClients {
     pub fn new() -> Self {
         let (orders, received) = mpsc::channel();
         let (tell, done) = mpsc::channel();
-        descriptors::spawn_with_own(move || obey(&received, &tell));
+        descriptors::spawn_with_own(move || run_orders(&received, &tell));
         Self { orders, done }
     }
 
@@ -28,7 +28,7 @@ impl Crowd {
     }
 }
 
-fn obey(orders: &Receiver<(u16, usize)>, done: &Sender<()>) {
+fn run_orders(orders: &Receiver<(u16, usize)>, done: &Sender<()>) {
     let mut clients = Vec::new();
     for (port, count) in orders {
         clients.clear();
