@@ -306,7 +306,7 @@ impl Player {
             self.has_commands = true;
         }
         for socket in &mut network.sockets {
-            socket.moved_in_turn = 0;
+            (socket.moved_in_turn, socket.was_read_in_turn) = (0, false);
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) struct InTurn {
     pub(super) checks: usize,
     pub(super) closes: usize,
     pub(super) bytes: usize,
+    /// How many sockets it has read from.
+    pub(super) read: usize,
 }
 
 /// A dial of a backend: under which key, at what target, and which attempt.
@@ -110,6 +112,7 @@ pub(super) struct Socket {
     pub(super) active_at: Instant,
     /// How much was read in this turn.
     pub(super) moved_in_turn: usize,
+    pub(super) was_read_in_turn: bool,
     /// How many turns have ended since an event told of its bytes, none of which was read.
     pub(super) turns_unread: Option<usize>,
     pub(super) short_reads_drain: bool,
@@ -259,6 +262,7 @@ impl Network {
             is_shut: false,
             active_at: self.now,
             moved_in_turn: 0,
+            was_read_in_turn: false,
             turns_unread: None,
             short_reads_drain: self.one_in(2),
             translates: self.one_in(4),
@@ -455,6 +459,12 @@ impl Network {
         }
     }
 
+    /// The balancer reads from a socket.
+    pub(super) fn note_read(&mut self, socket: usize) {
+        let is_first = !std::mem::replace(&mut self.sockets[socket].was_read_in_turn, true);
+        self.in_turn.read += usize::from(is_first);
+    }
+
     /// Whether a socket is of a pair that is connected and goes on.
     fn is_survivor(&self, socket: usize) -> bool {
         let goes_on = |socket: usize| {
@@ -478,14 +488,16 @@ impl Network {
 
     /// A turn is over: it was bounded, and nobody who goes on has waited for more than two.
     pub(super) fn judge_work(&mut self) {
-        let InTurn { accepts, dials, checks, closes, bytes } = self.in_turn;
+        let InTurn { accepts, dials, checks, closes, bytes, read } = self.in_turn;
         assert!(accepts <= 64, "{accepts} accepts");
         // One is repeated when empty pipes have spared their descriptors.
         assert!(dials <= 64 + accepts + 1, "{dials} dials");
         assert!(checks <= 64 + 256, "{checks} checks");
-        // Left by earlier turns, at once, and of accepts, connects and timeouts that failed.
-        assert!(closes <= 128 + 257 + accepts + 64 + 256, "{closes} closes");
+        // Left by earlier turns, at once, and of accepts and dials that failed.
+        assert!(closes <= 128 + 257 + accepts + checks, "{closes} closes");
         assert!(bytes <= 4 << 20, "{bytes} bytes");
+        // Both sides of those that are ready, of those that end, and of one that is unfinished.
+        assert!(read <= 2 * (DRIVES_PER_TURN + DRIVES_PER_TURN / 2 + 1), "{read} sockets");
         // Of bulk, or of many messages, no more fits into a turn.
         let unread = |socket: &Socket| (socket.sent - socket.read).min(BYTES_PER_DIRECTION);
         let unread: usize = self.live().map(|socket| unread(&self.sockets[socket])).sum();

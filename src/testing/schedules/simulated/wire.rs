@@ -61,6 +61,7 @@ impl Wire {
         let mut world = self.lock();
         let (network, host) = &mut *world;
         let partner = host.judge_transfer(self.socket, network);
+        network.note_read(self.socket);
         if let Some(err) = network.mishap_of(self.socket) {
             return Err(err);
         }
@@ -231,10 +232,10 @@ impl Stream for Wire {
         let mut world = self.lock();
         let (network, host) = &mut *world;
         host.enforce(network);
+        network.in_turn.checks += 1;
         if let Some(err) = network.mishap_of(self.socket) {
             return Err(err);
         }
-        network.in_turn.checks += 1;
         let would_block = network.one_in(2);
         let now = network.now;
         let socket = &mut network.sockets[self.socket];
@@ -257,6 +258,9 @@ impl Stream for Wire {
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
         let mut world = self.lock();
         let network = &mut world.0;
+        if network.sockets[self.socket].connect != Connect::Known {
+            network.in_turn.checks += 1;
+        }
         if network.setting.interrupts && network.one_in(6) {
             return Err(ErrorKind::Interrupted.into());
         }
