@@ -47,6 +47,12 @@ impl Timers {
         self.queue.shrink_to_fit();
     }
 
+    /// Returns for how many slots it has memory.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.armed.capacity()
+    }
+
     /// Returns the next slot whose timer has fired by now.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<usize> {
         while let Some(&Reverse((at, slot))) = self.queue.peek() {

@@ -475,6 +475,21 @@ fn c3_8_a_burst_that_moves_many_targets_is_linear() {
 }
 
 #[test]
+fn c5_5_a_dial_to_its_keys_old_target_that_succeeds_closes_no_breaker_of_the_new_one() {
+    let mut rig = Rig::new(&["k=o"]);
+    let mut old = rig.pick();
+    rig.replace(&["k=n", "other*0=o"]); // so that the dial goes on
+    for _ in 0..2 {
+        let new = rig.pick();
+        assert_eq!(rig.fail(new), None);
+    }
+    rig.pool.connected(&mut old);
+    let new = rig.pick();
+    assert!(rig.fail(new).is_some(), "the third failure in a row");
+    rig.pool.release(old);
+}
+
+#[test]
 fn c5_6_a_busy_backend_is_waited_for_when_no_available_one_is_left() {
     let mut rig = Rig::new(&["a", "b", "c"]);
     rig.eject("c");

@@ -308,6 +308,14 @@ pub(super) fn connects() -> io::Result<Script> {
     Ok(Script::new())
 }
 
+/// A rig with as many pairs, as their clients and backends.
+pub(super) fn pairs(count: usize) -> (Rig, Vec<(Seen, Seen)>) {
+    let backend = (0..count).fold(Scripted::new("a"), |backend, _| backend.then(connects()));
+    let mut rig = Rig::new(&[("a", &backend)]);
+    let pairs = (0..count).map(|_| rig.pair(Script::new(), &backend)).collect();
+    (rig, pairs)
+}
+
 /// 300 pairs of a target and one of another, and the update that takes the first target away,
 /// submitted.
 pub(super) struct Removal {

@@ -165,3 +165,18 @@ fn c7_2_a_drain_accepts_no_more_than_max_connections_and_not_through_a_pause() {
     rig.settle(COMMANDED);
     assert!(rig.event_loop.is_over() && rig.event_loop.cx.counters.accepted == 0);
 }
+
+#[test]
+fn c9_1_the_memory_of_a_peak_is_freed_with_its_timers() {
+    const PEAK: usize = 2000;
+    let backend = Scripted::new("a");
+    let mut rig = Rig::new(&[("a", &backend)]);
+    rig.clients.lock().unwrap().extend((0..PEAK).map(|_| Ok(Script::new())));
+    rig.settle(&[(token::LISTENER, READABLE)]);
+    let slots =
+        |rig: &Rig| (rig.event_loop.pairs.slot_numbers().end, rig.event_loop.timers.slots());
+    assert!(slots(&rig).0 >= PEAK && slots(&rig).1 >= PEAK);
+    rig.update(&[]);
+    let (pairs, timers) = slots(&rig);
+    assert!(pairs < PEAK / 4 && timers < PEAK / 4, "{pairs} and {timers} slots");
+}

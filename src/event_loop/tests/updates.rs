@@ -1,11 +1,14 @@
 //! Updates (C3).
 
 use std::io::ErrorKind;
+use std::sync::{Arc, Mutex};
 
 use super::rig::*;
 
 use super::super::*;
-use crate::backend::BackendSet;
+use crate::backend::{Backend, BackendSet, Dial, DialRequest};
+use crate::control::Update;
+use crate::stats::Applied;
 use crate::testing::script::{Act, Script, Seen};
 
 #[test]
@@ -170,6 +173,68 @@ fn c3_9_a_drained_target_gets_no_dial_and_its_pairs_end_at_the_limit() {
     rig.pass(Duration::from_nanos(1));
     assert!(relaying.is_aborted());
     assert!(rig.notes.take().contains(&"0 ended: drain limit".to_owned()));
+}
+
+#[test]
+fn c3_4_c3_9_a_crowd_whose_time_to_drain_is_over_is_closed_in_pieces() {
+    let (mut rig, victims) = pairs(300);
+    drop(rig.control.update_draining(BackendSet::new(), SECOND).unwrap());
+    rig.settle(COMMANDED);
+    rig.now += SECOND;
+    rig.turn(&[]);
+    assert_eq!(rig.event_loop.stats(rig.now).ended.of(EndReason::DrainLimit), 300);
+    let open = || victims.iter().filter(|(_, backend)| !backend.is_dropped()).count();
+    assert_eq!(open(), 300, "all was closed in one turn");
+    rig.settle(&[]);
+    assert_eq!(open(), 0);
+}
+
+/// An update is reported when all is closed: first to the observer, which may be asked by whoever
+/// waits, then to those. The host's old backends are dropped last, since that may take a while.
+#[test]
+fn c3_5_the_observer_is_told_first_then_those_who_wait_and_old_backends_are_dropped_last() {
+    #[derive(Clone, Default)]
+    struct Order {
+        update: Arc<Mutex<Option<Update>>>,
+        seen: Arc<Mutex<Vec<String>>>,
+    }
+    impl Order {
+        fn note(&self, what: &str) {
+            let update = self.update.lock().unwrap();
+            let is_answered =
+                update.as_ref().is_some_and(|update| update.try_wait().unwrap().is_some());
+            self.seen.lock().unwrap().push(format!("{what}, answered: {is_answered}"));
+        }
+    }
+    impl Observer for Order {
+        fn updated(&mut self, _: &Applied) {
+            self.note("updated");
+        }
+    }
+    struct Noisy(Order);
+    impl Drop for Noisy {
+        fn drop(&mut self) {
+            self.0.note("dropped");
+        }
+    }
+    impl Backend for Noisy {
+        fn target_name(&self) -> String {
+            "noisy".to_owned()
+        }
+        fn dial(&self, _: &DialRequest<'_>) -> io::Result<Dial> {
+            unreachable!()
+        }
+    }
+    let order = Order::default();
+    let mut rig = Rig::new(&[]);
+    rig.event_loop.cx.observer = Box::new(order.clone());
+    drop(rig.control.update([("a", Noisy(order.clone()))].into_iter().collect()).unwrap());
+    rig.settle(COMMANDED);
+    order.seen.lock().unwrap().clear();
+    *order.update.lock().unwrap() = Some(rig.control.update(BackendSet::new()).unwrap());
+    rig.settle(COMMANDED);
+    let expected = ["updated, answered: false", "dropped, answered: true"];
+    assert_eq!(*order.seen.lock().unwrap(), expected);
 }
 
 #[test]
