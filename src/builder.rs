@@ -1,24 +1,14 @@
-//! The settings of a balancer, and building one.
+//! The settings of a balancer. `server` builds one.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
 use std::time::Duration;
 
-use mio::Poll;
-
 use crate::backend::BackendSet;
-use crate::control::Control;
 use crate::error::Error;
-use crate::event_loop::{Config, EventLoop, Limits, token};
-use crate::mailbox;
-use crate::net::{IntoListener, Keepalive, SocketOptions};
+use crate::event_loop::{Config, Limits};
+use crate::net::{Keepalive, SocketOptions};
 use crate::observer::Observer;
-use crate::pool::{Ejection, PickSettings, Policy, Pool};
-use crate::random::Random;
-use crate::server::Server;
-use crate::sync::Waker;
+use crate::pool::{Ejection, PickSettings, Policy};
 
 /// The settings of a balancer. The defaults suit a client-side proxy.
 ///
@@ -36,11 +26,11 @@ use crate::sync::Waker;
 /// # }
 /// ```
 pub struct Builder {
-    config: Config,
-    pick: PickSettings,
-    backends: Option<BackendSet>,
-    seed: Option<u64>,
-    observer: Box<dyn Observer>,
+    pub(crate) config: Config,
+    pub(crate) pick: PickSettings,
+    pub(crate) backends: Option<BackendSet>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) observer: Box<dyn Observer>,
 }
 
 impl Default for Builder {
@@ -225,41 +215,9 @@ impl Builder {
         self
     }
 
-    /// Builds the server. It owns the listener, and sets the listener's options.
-    ///
-    /// Connections already in the backlog keep the options the listener had before. If this fails,
-    /// the listener is closed.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for a value that makes no sense, such as a timeout of zero.
-    /// [`Error::Listener`] if the listener cannot be used. [`Error::Setup`] if the system has no
-    /// event queue left.
-    pub fn build(self, listener: impl IntoListener) -> Result<Server, Error> {
-        self.check()?;
-        let Self { mut config, pick, backends, seed, observer } = self;
-        config.limits.connect_timeout = config.limits.connect_timeout.min(config.limits.dial_limit);
-        let mut listener = listener.into_listener().map_err(Error::Listener)?;
-        listener.set_options(&config.socket_options).map_err(Error::Listener)?;
-        let local_addr = listener.local_addr().map_err(Error::Listener)?;
-        let poll = Poll::new().map_err(Error::Setup)?;
-        let registry = poll.registry().try_clone().map_err(Error::Setup)?;
-        let waker = Waker::new(&registry, token::MAILBOX).map_err(Error::Setup)?;
-        let (sender, mailbox) = mailbox::channel(Arc::new(waker));
-        let ended = mailbox::oneshot::Sender::new();
-        let control = Control::new(sender, local_addr, ended.receiver());
-        if let Some(set) = backends {
-            control.update(set)?;
-        }
-        let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-        let pool = Pool::new(pick, Random::new(seed));
-        let event_loop = EventLoop::new(config, registry, listener, mailbox, pool, observer)
-            .map_err(Error::Listener)?;
-        Ok(Server { event_loop, poll, control, ended })
-    }
-
     /// Checks even what Linux would check: its error would not name the setting, and would count
     /// against a backend.
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let Config { limits, max_connections, buffer_size, socket_options, .. } = &self.config;
         let is_bad_keepalive = |Keepalive { idle, interval, probes }: Keepalive| {
             [idle, interval].iter().any(|time| !(1..=32_767).contains(&time.as_secs()))
@@ -324,7 +282,7 @@ mod tests {
         let secs = Duration::from_secs;
         let set = BackendSet::from([("key", crate::TcpBackend::new(([127, 0, 0, 1], 80).into()))]);
         let keepalive = Keepalive { idle: secs(101), ..Keepalive::default() };
-        let builder = Server::builder()
+        let builder = Builder::default()
             .seed(102)
             .backends(set)
             .connect_timeout(secs(103))
@@ -357,12 +315,12 @@ mod tests {
         let build =
             |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let second = Duration::from_secs(1);
-        assert!(build(Server::builder().buffer_size(16 << 20)).is_ok());
-        assert!(build(Server::builder().buffer_size((16 << 20) + 1)).is_err());
+        assert!(build(Builder::default().buffer_size(16 << 20)).is_ok());
+        assert!(build(Builder::default().buffer_size((16 << 20) + 1)).is_err());
         let steady = Ejection { base: second, max: second, ..Ejection::default() };
-        assert!(build(Server::builder().ejection(steady)).is_ok());
+        assert!(build(Builder::default().ejection(steady)).is_ok());
         assert!(
-            build(Server::builder().ejection(Ejection { base: 2 * second, ..steady })).is_err()
+            build(Builder::default().ejection(Ejection { base: 2 * second, ..steady })).is_err()
         );
     }
 
@@ -372,10 +330,10 @@ mod tests {
             |builder: Builder| builder.build(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let keepalive = Keepalive { idle: Duration::from_secs(32_768), ..Keepalive::default() };
         for builder in [
-            Server::builder().keepalive(Some(keepalive)),
-            Server::builder().keepalive(Some(Keepalive { probes: 128, ..Keepalive::default() })),
-            Server::builder().user_timeout(Some(Duration::MAX)),
-            Server::builder().notsent_lowat(Some(0)),
+            Builder::default().keepalive(Some(keepalive)),
+            Builder::default().keepalive(Some(Keepalive { probes: 128, ..Keepalive::default() })),
+            Builder::default().user_timeout(Some(Duration::MAX)),
+            Builder::default().notsent_lowat(Some(0)),
         ] {
             assert!(matches!(build(builder), Err(Error::Setting { .. })));
         }
@@ -386,7 +344,7 @@ mod tests {
         };
         let user_timeout = Duration::from_millis(i32::MAX as u64);
         assert!(
-            build(Server::builder().keepalive(Some(longest)).user_timeout(Some(user_timeout)))
+            build(Builder::default().keepalive(Some(longest)).user_timeout(Some(user_timeout)))
                 .is_ok()
         );
     }

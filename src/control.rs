@@ -8,7 +8,7 @@ use crate::backend::BackendSet;
 use crate::error::Error;
 use crate::mailbox::{Pending, Sender, Stop, oneshot};
 use crate::net::Address;
-use crate::pool::pending_update::Removal;
+use crate::pool::merged_update::Removal;
 use crate::stats::{Applied, Stats, Summary};
 
 /// Controls a balancer from any thread: replaces the backend set, reads the counters, stops it.

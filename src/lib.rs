@@ -284,6 +284,7 @@ struct ReadmeExamples;
 mod backend;
 mod builder;
 mod control;
+mod end_reason;
 mod error;
 mod event_loop;
 mod log;
@@ -312,6 +313,7 @@ pub use crate::backend::UnixBackend;
 pub use crate::backend::{Backend, BackendSet, Dial, DialRequest, Entry, Iter, TcpBackend};
 pub use crate::builder::Builder;
 pub use crate::control::{Control, Update};
+pub use crate::end_reason::{EndCounts, EndReason};
 pub use crate::error::Error;
 pub use crate::mailbox::Pending;
 #[cfg(feature = "socket2")]
@@ -325,6 +327,4 @@ pub use crate::observer::{
 };
 pub use crate::pool::{Ejection, Policy};
 pub use crate::server::{Server, ServerThread};
-pub use crate::stats::{
-    Applied, BackendStats, DialError, EndCounts, EndReason, Stats, Summary, Usage,
-};
+pub use crate::stats::{Applied, BackendStats, DialError, Stats, Summary, Usage};

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use crate::end_reason::EndReason;
 use crate::net::Address;
-use crate::stats::{Applied, EndReason};
+use crate::stats::Applied;
 
 /// Is told what happens, as it happens, on the balancer's thread.
 ///

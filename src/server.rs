@@ -1,8 +1,11 @@
-//! Running a balancer, on the caller's thread or on one of its own. The only code that knows the
-//! event queue and reads the clock.
+//! Building a balancer from its settings, and running it: on the caller's thread or on one of its
+//! own. The only code that knows the event queue and reads the clock.
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,12 +13,17 @@ use mio::{Events, Poll};
 
 use crate::builder::Builder;
 use crate::control::Control;
+use crate::end_reason::EndReason;
 use crate::error::Error;
-use crate::event_loop::{Batch, Completeness, EventLoop};
+use crate::event_loop::{Batch, Completeness, EventLoop, token};
 use crate::log::{info, warn};
+use crate::mailbox;
 use crate::mailbox::oneshot::{self, Closed};
-use crate::net::{Address, Readiness};
-use crate::stats::{EndReason, Summary};
+use crate::net::{Address, IntoListener, Readiness};
+use crate::pool::Pool;
+use crate::random::Random;
+use crate::stats::Summary;
+use crate::sync::Waker;
 
 /// The largest batch of events that one turn handles.
 const EVENTS_PER_TURN: usize = 1024;
@@ -27,11 +35,45 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// Its listener is open, so clients can connect and wait in the backlog. None is accepted before
 /// [`run`](Self::run) or [`spawn`](Self::spawn).
 pub struct Server {
-    pub(crate) event_loop: EventLoop,
-    pub(crate) poll: Poll,
-    pub(crate) control: Control,
+    event_loop: EventLoop,
+    poll: Poll,
+    control: Control,
     /// Reports the end. Last, so that the sockets of a server that never ran are closed before.
-    pub(crate) ended: oneshot::Sender<Summary>,
+    ended: oneshot::Sender<Summary>,
+}
+
+impl Builder {
+    /// Builds the server. It owns the listener, and sets the listener's options.
+    ///
+    /// Connections already in the backlog keep the options the listener had before. If this fails,
+    /// the listener is closed.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a value that makes no sense, such as a timeout of zero.
+    /// [`Error::Listener`] if the listener cannot be used. [`Error::Setup`] if the system has no
+    /// event queue left.
+    pub fn build(self, listener: impl IntoListener) -> Result<Server, Error> {
+        self.check()?;
+        let Self { mut config, pick, backends, seed, observer } = self;
+        config.limits.connect_timeout = config.limits.connect_timeout.min(config.limits.dial_limit);
+        let mut listener = listener.into_listener().map_err(Error::Listener)?;
+        listener.set_options(&config.socket_options).map_err(Error::Listener)?;
+        let local_addr = listener.local_addr().map_err(Error::Listener)?;
+        let poll = Poll::new().map_err(Error::Setup)?;
+        let registry = poll.registry().try_clone().map_err(Error::Setup)?;
+        let waker = Waker::new(&registry, token::MAILBOX).map_err(Error::Setup)?;
+        let (sender, mailbox) = mailbox::channel(Arc::new(waker));
+        let ended = mailbox::oneshot::Sender::new();
+        let control = Control::new(sender, local_addr, ended.receiver());
+        if let Some(set) = backends {
+            control.update(set)?;
+        }
+        let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+        let pool = Pool::new(pick, Random::new(seed));
+        let event_loop = EventLoop::new(config, registry, listener, mailbox, pool, observer)
+            .map_err(Error::Listener)?;
+        Ok(Server { event_loop, poll, control, ended })
+    }
 }
 
 impl Server {

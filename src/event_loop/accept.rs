@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use super::acceptor::Accept;
 use super::pair::{ClientInfo, Dialling, Pair, Stage};
-use super::token::PairSide;
+use super::token::Role;
 use super::{EventLoop, RunState};
+use crate::end_reason::EndReason;
 use crate::log::{debug, warn};
 use crate::net::{self, Address, Stream};
 use crate::observer::Client;
 use crate::relay::Side;
-use crate::stats::EndReason;
 
 /// The most clients that one turn accepts.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
@@ -83,10 +83,11 @@ impl EventLoop {
         self.cx.observer.accepted(&Client { id, addr: &addr });
         let token = self.pairs.next_token(id);
         let mut side = Side::new(stream);
-        let registered = side.register(&self.cx.registry, token.of(PairSide::Client));
+        let registered = side.register(&self.cx.registry, token.of(Role::Client));
         let stage = Stage::Dialling(Dialling::new(side, now, &self.cx.config.limits));
-        let slot =
-            self.pairs.insert(Pair { client: ClientInfo { id, addr, accepted_at: now }, stage });
+        let slot = self
+            .pairs
+            .insert(Pair { client_info: ClientInfo { id, addr, accepted_at: now }, stage });
         match registered {
             Ok(()) => self.advance_dial(slot, now),
             Err(err) => {

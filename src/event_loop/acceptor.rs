@@ -13,7 +13,7 @@ use crate::observer::AcceptChanged;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The listener, until the balancer drains.
-pub(crate) struct Acceptor {
+pub(super) struct Acceptor {
     /// `None` once it is closed.
     listener: Option<Box<dyn Listener>>,
     /// Set by an event, cleared only by `WouldBlock`.
@@ -28,7 +28,7 @@ pub(crate) struct Acceptor {
 }
 
 /// What came of a call to `accept`.
-pub(crate) enum Accept {
+pub(super) enum Accept {
     Client(Box<dyn Stream>, Address),
     WouldBlock,
     /// One client is gone already.
@@ -39,7 +39,7 @@ pub(crate) enum Accept {
 
 impl Acceptor {
     /// Registers the listener.
-    pub(crate) fn new(mut listener: Box<dyn Listener>, registry: &Registry) -> io::Result<Self> {
+    pub(super) fn new(mut listener: Box<dyn Listener>, registry: &Registry) -> io::Result<Self> {
         registry.register(&mut *listener, LISTENER, mio::Interest::READABLE)?;
         Ok(Self {
             listener: Some(listener),
@@ -51,23 +51,23 @@ impl Acceptor {
     }
 
     /// Closes the listener. The kernel resets the clients that are left in its backlog.
-    pub(crate) fn close(&mut self, registry: &Registry) {
+    pub(super) fn close(&mut self, registry: &Registry) {
         if let Some(mut listener) = self.listener.take() {
             // An error changes nothing: the listener is closed next.
             let _ = registry.deregister(&mut *listener);
         }
     }
 
-    pub(crate) fn set_ready(&mut self) {
+    pub(super) fn set_ready(&mut self) {
         self.is_ready = true;
     }
 
     /// Returns whether calling `accept` is worthwhile.
-    pub(crate) fn may_accept(&self) -> bool {
+    pub(super) fn may_accept(&self) -> bool {
         self.listener.is_some() && self.is_ready && self.paused_until.is_none()
     }
 
-    pub(crate) fn accept(&mut self) -> Accept {
+    pub(super) fn accept(&mut self) -> Accept {
         let Some(listener) = &mut self.listener else { return Accept::WouldBlock };
         match listener.accept() {
             Ok((stream, addr)) => Accept::Client(stream, addr),
@@ -81,7 +81,7 @@ impl Acceptor {
     }
 
     /// Pauses accepting. A pause under way does not get longer.
-    pub(crate) fn pause(&mut self, err: io::Error, now: Instant) {
+    pub(super) fn pause(&mut self, err: io::Error, now: Instant) {
         if self.paused_until.is_none() {
             self.paused_until = Some(now + PAUSE);
             self.pause_error = Some(err);
@@ -89,23 +89,23 @@ impl Acceptor {
     }
 
     /// Returns when the pause is over, if there is one.
-    pub(crate) fn paused_until(&self) -> Option<Instant> {
+    pub(super) fn paused_until(&self) -> Option<Instant> {
         self.paused_until
     }
 
     /// Ends a pause, because a socket was closed: there may be room now.
-    pub(crate) fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         self.paused_until = None;
     }
 
     /// Ends a pause whose time is over.
-    pub(crate) fn expire_pause(&mut self, now: Instant) {
+    pub(super) fn expire_pause(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 
     /// Returns the change that the observer must be told of, once. A shortage that lasts is one
     /// pause, even if accepting is tried in between.
-    pub(crate) fn take_change(&mut self) -> Option<AcceptChanged<'_>> {
+    pub(super) fn take_change(&mut self) -> Option<AcceptChanged<'_>> {
         let is_paused = self.paused_until.is_some();
         if is_paused == self.is_pause_reported || self.listener.is_none() {
             return None;

@@ -35,7 +35,7 @@ pub(crate) enum Completeness {
 /// Under load, every batch may be full. But the event queue serves its sources in turn. So after as
 /// many events as there are sources, every event from before the first of these batches has come.
 #[derive(Default)]
-pub(crate) struct CompleteUntil {
+pub(crate) struct ReadWatermark {
     time: Option<Instant>,
     /// The full batches since all events had last been read, if there are any.
     round: Option<Round>,
@@ -48,7 +48,7 @@ struct Round {
     left: usize,
 }
 
-impl CompleteUntil {
+impl ReadWatermark {
     /// Notes a batch of so many events, with so many sources registered.
     pub(crate) fn note(
         &mut self,
@@ -84,10 +84,10 @@ mod tests {
     use super::*;
 
     /// Notes batches at seconds 1, 2, …, and returns up to which second all is complete then.
-    fn complete_until(batches: &[(Completeness, usize)], sources: usize) -> Option<u64> {
+    fn read_until(batches: &[(Completeness, usize)], sources: usize) -> Option<u64> {
         let start = Instant::now();
         let at = |second| start + Duration::from_secs(second);
-        let mut complete = CompleteUntil::default();
+        let mut complete = ReadWatermark::default();
         for (second, (completeness, events)) in (1..).zip(batches) {
             complete.note(at(second), *completeness, *events, sources);
         }
@@ -96,16 +96,16 @@ mod tests {
 
     #[test]
     fn c7_5_events_are_complete_up_to_the_beginning_of_a_poll_that_returned_all() {
-        assert_eq!(complete_until(&[], 10), None);
-        assert_eq!(complete_until(&[(Complete, 3), (Complete, 0)], 10), Some(2));
-        assert_eq!(complete_until(&[(Complete, 3), (Interrupted, 0)], 10), Some(1));
-        assert_eq!(complete_until(&[(Complete, 3), (Full, 4)], 10), Some(1));
-        assert_eq!(complete_until(&[(Full, 4), (Complete, 3)], 10), Some(2));
+        assert_eq!(read_until(&[], 10), None);
+        assert_eq!(read_until(&[(Complete, 3), (Complete, 0)], 10), Some(2));
+        assert_eq!(read_until(&[(Complete, 3), (Interrupted, 0)], 10), Some(1));
+        assert_eq!(read_until(&[(Complete, 3), (Full, 4)], 10), Some(1));
+        assert_eq!(read_until(&[(Full, 4), (Complete, 3)], 10), Some(2));
     }
 
     #[test]
     fn c7_5_sources_that_are_closed_meanwhile_do_not_stand_for_others_that_are_still_to_come() {
-        let (start, mut complete) = (Instant::now(), CompleteUntil::default());
+        let (start, mut complete) = (Instant::now(), ReadWatermark::default());
         for (sources, is_complete) in [(12, false), (8, false), (4, true)] {
             complete.note(start, Full, 4, sources);
             assert_eq!(complete.time().is_some(), is_complete, "{sources}");
@@ -114,13 +114,10 @@ mod tests {
 
     #[test]
     fn c7_5_if_every_batch_is_full_events_are_complete_after_as_many_as_there_are_sources() {
-        assert_eq!(complete_until(&[(Full, 4); 2], 10), None);
-        assert_eq!(complete_until(&[(Full, 4); 3], 10), Some(1));
-        assert_eq!(complete_until(&[(Full, 4); 5], 10), Some(1));
-        assert_eq!(complete_until(&[(Full, 4); 6], 10), Some(4));
-        assert_eq!(
-            complete_until(&[(Full, 4), (Full, 4), (Interrupted, 0), (Full, 4)], 10),
-            Some(1)
-        );
+        assert_eq!(read_until(&[(Full, 4); 2], 10), None);
+        assert_eq!(read_until(&[(Full, 4); 3], 10), Some(1));
+        assert_eq!(read_until(&[(Full, 4); 5], 10), Some(1));
+        assert_eq!(read_until(&[(Full, 4); 6], 10), Some(4));
+        assert_eq!(read_until(&[(Full, 4), (Full, 4), (Interrupted, 0), (Full, 4)], 10), Some(1));
     }
 }

@@ -12,7 +12,7 @@ use crate::stats::Applied;
 /// Client sockets come first, since clients can do something about it. Batches take turns, so that
 /// a small update does not wait for a large one before it.
 #[derive(Default)]
-pub(crate) struct CloseQueue {
+pub(super) struct CloseQueue {
     /// In the order of their updates. Their ids are consecutive, from `first_id` on.
     batches: VecDeque<ClosingBatch>,
     first_id: u64,
@@ -26,7 +26,7 @@ pub(crate) struct CloseQueue {
 
 /// The sockets that one step leaves to be closed, and what to report once they are.
 #[derive(Default)]
-pub(crate) struct ClosingBatch {
+pub(super) struct ClosingBatch {
     clients: VecDeque<Closing>,
     backends: VecDeque<Closing>,
     /// Pairs that have a socket in here.
@@ -41,31 +41,31 @@ struct Closing {
 }
 
 /// An update that is applied once its batch is closed.
-pub(crate) struct Report {
-    pub(crate) applied: Applied,
-    pub(crate) reply: oneshot::Sender<Applied>,
+pub(super) struct Report {
+    pub(super) applied: Applied,
+    pub(super) reply: oneshot::Sender<Applied>,
 }
 
 /// What to do next.
-pub(crate) enum Next {
+pub(super) enum Next {
     Close(Side),
     Report(Report),
 }
 
 impl ClosingBatch {
     /// Adds a pair. It has no backend if it was still looking for one.
-    pub(crate) fn push_pair(&mut self, client: Side, backend: Option<Side>) {
+    pub(super) fn push_pair(&mut self, client: Side, backend: Option<Side>) {
         self.pairs += 1;
         self.clients.push_back(Closing { side: client, ends_pair: backend.is_none() });
         self.backends.extend(backend.map(|side| Closing { side, ends_pair: true }));
     }
 
     /// Adds the socket of a cancelled dial, whose client is given another backend.
-    pub(crate) fn push_dial(&mut self, backend: Side) {
+    pub(super) fn push_dial(&mut self, backend: Side) {
         self.backends.push_back(Closing { side: backend, ends_pair: false });
     }
 
-    pub(crate) fn set_report(&mut self, report: Report) {
+    pub(super) fn set_report(&mut self, report: Report) {
         self.report = Some(report);
     }
 
@@ -76,7 +76,7 @@ impl ClosingBatch {
 
 impl CloseQueue {
     /// Adds a batch. One without sockets may still have a report.
-    pub(crate) fn push(&mut self, batch: ClosingBatch) {
+    pub(super) fn push(&mut self, batch: ClosingBatch) {
         let id = self.first_id + self.batches.len() as u64;
         if !batch.clients.is_empty() {
             self.with_clients.push_back(id);
@@ -90,22 +90,22 @@ impl CloseQueue {
     }
 
     /// Returns how many pairs have a socket that is still open.
-    pub(crate) fn pairs(&self) -> usize {
+    pub(super) fn pairs(&self) -> usize {
         self.pairs
     }
 
     /// Returns how many sockets are still open.
-    pub(crate) fn sockets(&self) -> usize {
+    pub(super) fn sockets(&self) -> usize {
         self.sockets
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.batches.is_empty()
     }
 
     /// Takes what to do next: a report, or a socket to close if it `may_close`. Updates are
     /// reported in order.
-    pub(crate) fn next(&mut self, may_close: bool) -> Option<Next> {
+    pub(super) fn next(&mut self, may_close: bool) -> Option<Next> {
         while self.batches.front().is_some_and(ClosingBatch::is_closed) {
             self.first_id += 1;
             if let Some(report) = self.batches.pop_front().and_then(|batch| batch.report) {

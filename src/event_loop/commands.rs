@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::{EventLoop, RunState};
+use crate::end_reason::EndReason;
 use crate::log::{counted, info};
 use crate::mailbox::{Requests, Stop};
-use crate::stats::{EndReason, Stats};
+use crate::stats::Stats;
 use crate::time::after;
 
 /// The most clients that are accepted from the backlog when a drain begins. The largest usual
@@ -58,7 +59,7 @@ impl EventLoop {
                 self.close_pair(slot, reason, now);
             }
         }
-        self.close_some();
+        self.drive_closes();
         if self.run_state != RunState::Over {
             let Stats { accepted, bytes_up, bytes_down, .. } = self.cx.counters;
             let clients = counted(accepted, "client");

@@ -7,12 +7,13 @@ use mio::Registry;
 use super::BYTES_PER_DIRECTION;
 use super::log_limit::LogLimit;
 use super::pair::{ClientInfo, Limits, Relaying};
+use crate::end_reason::EndReason;
 use crate::log::{debug, info, warn};
 use crate::net::SocketOptions;
 use crate::observer::{BackendRef, Ended, Observer};
 use crate::pool::{Pool, Tried};
 use crate::relay::{Pipes, Progress};
-use crate::stats::{EndReason, Stats};
+use crate::stats::Stats;
 
 /// What the host has chosen.
 #[derive(Clone, Debug)]
@@ -25,21 +26,21 @@ pub(crate) struct Config {
 }
 
 /// The state of a balancer except its pairs and queues.
-pub(crate) struct Context {
-    pub(crate) config: Config,
-    pub(crate) registry: Registry,
-    pub(crate) pool: Pool,
+pub(super) struct Context {
+    pub(super) config: Config,
+    pub(super) registry: Registry,
+    pub(super) pool: Pool,
     /// What every read goes into.
-    pub(crate) scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     /// What spliced bulk moves through.
-    pub(crate) pipes: Pipes,
-    pub(crate) observer: Box<dyn Observer>,
+    pub(super) pipes: Pipes,
+    pub(super) observer: Box<dyn Observer>,
     /// All counters except those of backends, which the pool keeps.
-    pub(crate) counters: Stats,
-    pub(crate) accept_warnings: LogLimit,
-    pub(crate) dial_warnings: LogLimit,
-    pub(crate) port_warnings: LogLimit,
-    pub(crate) ejection_warnings: LogLimit,
+    pub(super) counters: Stats,
+    pub(super) accept_warnings: LogLimit,
+    pub(super) dial_warnings: LogLimit,
+    pub(super) port_warnings: LogLimit,
+    pub(super) ejection_warnings: LogLimit,
     /// Why all clients are refused, as logged last; `None` if they are served.
     warned_of: Option<&'static str>,
 }
@@ -56,7 +57,7 @@ fn pipes(_: bool) -> Pipes {
 }
 
 impl Context {
-    pub(crate) fn new(
+    pub(super) fn new(
         config: Config,
         registry: Registry,
         pool: Pool,
@@ -79,17 +80,17 @@ impl Context {
     }
 
     /// Returns whether any client can be given a backend.
-    pub(crate) fn may_serve(&self) -> bool {
+    pub(super) fn may_serve(&self) -> bool {
         self.pool.has_candidate(&mut Tried::default())
     }
 
     /// Returns why a client without a candidate is refused.
-    pub(crate) fn refusal(&self) -> EndReason {
+    pub(super) fn refusal(&self) -> EndReason {
         if self.may_serve() { EndReason::BackendsFailed } else { EndReason::NoBackend }
     }
 
     /// Logs that no backend takes clients, or that one does again: once for each change.
-    pub(crate) fn log_whether_served(&mut self) {
+    pub(super) fn log_whether_served(&mut self) {
         let problem = match (self.may_serve(), self.pool.len()) {
             (true, _) => None,
             (false, 0) => Some("there is no backend"),
@@ -105,7 +106,7 @@ impl Context {
     }
 
     /// Moves bytes both ways and counts them. Returns how many.
-    pub(crate) fn relay(&mut self, relaying: &mut Relaying, now: Instant) -> (Progress, u64) {
+    pub(super) fn relay(&mut self, relaying: &mut Relaying, now: Instant) -> (Progress, u64) {
         let Relaying { duplex, assignment } = relaying;
         let before = (duplex.bytes_up, duplex.bytes_down);
         let progress = duplex.drive(&mut self.scratch, &mut self.pipes, BYTES_PER_DIRECTION, now);
@@ -117,7 +118,7 @@ impl Context {
     }
 
     /// Counts and reports a client that reached no backend.
-    pub(crate) fn refused(
+    pub(super) fn count_refused(
         &mut self,
         client: &ClientInfo,
         error: Option<&std::io::Error>,
@@ -133,7 +134,7 @@ impl Context {
     }
 
     /// Counts and reports a pair that was relaying.
-    pub(crate) fn ended(
+    pub(super) fn count_ended(
         &mut self,
         client: &ClientInfo,
         relaying: &Relaying,

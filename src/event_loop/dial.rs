@@ -10,14 +10,14 @@ use super::pair::{
     Candidate, ClientInfo, Connecting, DialTimeout, Dialling, Pair, Phase, Relaying, Stage,
 };
 use super::pair_table::Queue;
-use super::token::{PairSide, PairToken};
+use super::token::{PairToken, Role};
 use crate::backend::{Dial, DialRequest};
+use crate::end_reason::EndReason;
 use crate::log::{debug, warn};
 use crate::net;
 use crate::observer::{AttemptFailed, Connected};
 use crate::pool::{Assignment, Id, Picked, Target, Tried};
 use crate::relay::{Duplex, Side};
-use crate::stats::EndReason;
 use crate::time::after;
 
 /// The most dials that one turn begins for clients accepted earlier.
@@ -130,19 +130,19 @@ impl EventLoop {
         now: Instant,
         transition: impl FnOnce(&mut Dialler<'_>, Phase) -> Step,
     ) {
-        let (token, Pair { client, stage }) = self.pairs.lend(slot);
+        let (token, Pair { client_info, stage }) = self.pairs.lend(slot);
         let Stage::Dialling(dialling) = stage else {
             unreachable!("only dialling pairs are stepped")
         };
-        let Dialling { client: side, mut tried, give_up_at, phase } = dialling;
+        let Dialling { client, mut tried, dial_deadline, phase } = dialling;
         let step = transition(
             &mut Dialler {
                 cx: &mut self.cx,
                 busy_queue: &self.busy_queue,
+                client_info: &client_info,
                 client: &client,
-                side: &side,
                 tried: &mut tried,
-                give_up_at,
+                dial_deadline,
                 token,
                 now,
             },
@@ -164,23 +164,23 @@ impl EventLoop {
                 Phase::AwaitDescriptor(Some(candidate))
             }
             Step::AwaitBusy(target) => {
-                self.busy_queue.push(target, client.id, token, now);
+                self.busy_queue.push(target, client_info.id, token, now);
                 Phase::AwaitBusy
             }
             Step::Connected { assignment, backend, preface } => {
-                let duplex = Duplex::new(side, backend, preface, now);
+                let duplex = Duplex::new(client, backend, preface, now);
                 let stage = Stage::Relaying(Relaying { assignment, duplex });
-                return self.pairs.put_back(slot, Pair { client, stage });
+                return self.pairs.put_back(slot, Pair { client_info, stage });
             }
             Step::Close(reason) => {
                 self.pairs.vacate(slot);
-                self.cx.refused(&client, side.failure(), reason, now);
-                return self.close(side, None);
+                self.cx.count_refused(&client_info, client.failure(), reason, now);
+                return self.close(client, None);
             }
         };
-        let dialling = Dialling { client: side, tried, give_up_at, phase };
+        let dialling = Dialling { client, tried, dial_deadline, phase };
         self.timers.arm(slot, dialling.deadline());
-        self.pairs.put_back(slot, Pair { client, stage: Stage::Dialling(dialling) });
+        self.pairs.put_back(slot, Pair { client_info, stage: Stage::Dialling(dialling) });
         if is_retried {
             self.pairs.enqueue(slot, Queue::Dial);
         }
@@ -191,10 +191,10 @@ impl EventLoop {
 struct Dialler<'a> {
     cx: &'a mut Context,
     busy_queue: &'a BusyQueue,
-    client: &'a ClientInfo,
-    side: &'a Side,
+    client_info: &'a ClientInfo,
+    client: &'a Side,
     tried: &'a mut Tried,
-    give_up_at: Instant,
+    dial_deadline: Instant,
     token: PairToken,
     now: Instant,
 }
@@ -204,7 +204,7 @@ impl Dialler<'_> {
     fn advance(&mut self, phase: Phase) -> Step {
         match phase {
             // Its timer closes it, which cannot fire while the pair is queued.
-            Phase::Pick | Phase::Dial(_) if self.give_up_at <= self.now => Step::Wait(phase),
+            Phase::Pick | Phase::Dial(_) if self.dial_deadline <= self.now => Step::Wait(phase),
             Phase::Pick => self.pick(),
             Phase::Dial(candidate) => self.dial(candidate),
             // `retry_fd_waiters` and `retry_busy` try these again.
@@ -242,7 +242,7 @@ impl Dialler<'_> {
     }
 
     fn pick(&mut self) -> Step {
-        let is_awaited = |target| self.busy_queue.has_earlier(target, self.client.id);
+        let is_awaited = |target| self.busy_queue.has_earlier(target, self.client_info.id);
         match self.cx.pool.pick(self.tried, is_awaited) {
             Picked::Backend(assignment) => self.dial(Candidate::new(assignment, self.now)),
             Picked::Busy(target) => Step::AwaitBusy(target),
@@ -272,9 +272,9 @@ impl Dialler<'_> {
         };
         match begun {
             Ok((backend, preface)) => {
-                let give_up_at = after(self.now, self.attempt_limit(&candidate));
+                let attempt_deadline = after(self.now, self.attempt_limit(&candidate));
                 let has_event = false;
-                let dial = Connecting { backend, preface, candidate, give_up_at, has_event };
+                let dial = Connecting { backend, preface, candidate, attempt_deadline, has_event };
                 Step::Begun(dial)
             }
             Err(err) => self.begin_failed(candidate, err),
@@ -320,16 +320,16 @@ impl Dialler<'_> {
         let addresses = assignment.entry().backend().attempts().saturating_sub(*attempt);
         let others = self.cx.pool.others_left(assignment, self.tried);
         let candidates = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(addresses.max(1));
-        let share = self.give_up_at.saturating_duration_since(self.now) / candidates;
+        let share = self.dial_deadline.saturating_duration_since(self.now) / candidates;
         share.max(SHORTEST_SHARE).min(connect_timeout)
     }
 
     fn begin_dial(&self, candidate: &Candidate) -> io::Result<(Side, Vec<u8>)> {
-        let (addr, options) = (&self.client.addr, &self.cx.config.socket_options);
-        let request = DialRequest::new(self.side.stream(), addr, candidate.attempt, options);
+        let (addr, options) = (&self.client_info.addr, &self.cx.config.socket_options);
+        let request = DialRequest::new(self.client.stream(), addr, candidate.attempt, options);
         let Dial { stream, preface } = candidate.assignment.entry().backend().dial(&request)?;
         let mut backend = Side::new(stream);
-        backend.register(&self.cx.registry, self.token.of(PairSide::Backend))?;
+        backend.register(&self.cx.registry, self.token.of(Role::Backend))?;
         Ok((backend, preface))
     }
 
@@ -349,11 +349,19 @@ impl Dialler<'_> {
     fn connected(&mut self, connecting: Connecting) -> Step {
         let Connecting { backend, preface, candidate: Candidate { mut assignment, .. }, .. } =
             connecting;
-        let Self { client, cx, .. } = self;
+        let Self { client_info, cx, .. } = self;
         let (key, target_name) = (assignment.key(), assignment.target_name());
-        debug!("client {} ({}): connected to {key} ({target_name})", client.id, client.addr);
-        let took = self.now.saturating_duration_since(client.accepted_at);
-        cx.observer.connected(&Connected { client: client.observed(), key, target_name, took });
+        debug!(
+            "client {} ({}): connected to {key} ({target_name})",
+            client_info.id, client_info.addr
+        );
+        let took = self.now.saturating_duration_since(client_info.accepted_at);
+        cx.observer.connected(&Connected {
+            client: client_info.observed(),
+            key,
+            target_name,
+            took,
+        });
         cx.counters.dialling -= 1;
         cx.counters.open += 1;
         cx.pool.connected(&mut assignment);
@@ -369,12 +377,15 @@ impl Dialler<'_> {
 
     /// Counts and reports a failed attempt. The next one is for a later turn.
     fn attempt_failed(&mut self, mut candidate: Candidate, err: &io::Error) -> Step {
-        let Self { client, cx, .. } = self;
+        let Self { client_info, cx, .. } = self;
         let (key, target_name) = (candidate.assignment.key(), candidate.assignment.target_name());
         let name = candidate.attempt_name();
-        debug!("client {} ({}): cannot reach {key} ({name}): {err}", client.id, client.addr);
+        debug!(
+            "client {} ({}): cannot reach {key} ({name}): {err}",
+            client_info.id, client_info.addr
+        );
         cx.observer.attempt_failed(&AttemptFailed {
-            client: client.observed(),
+            client: client_info.observed(),
             key,
             target_name,
             attempt: candidate.attempt,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Lets one warning through per second, and counts the others.
 #[derive(Debug, Default)]
-pub(crate) struct LogLimit {
+pub(super) struct LogLimit {
     last: Option<Instant>,
     suppressed: u64,
 }
@@ -14,7 +14,7 @@ impl LogLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
     /// Returns `None` if the warning must be suppressed, else how many were since the last one.
-    pub(crate) fn pass(&mut self, now: Instant) -> Option<Suppressed> {
+    pub(super) fn pass(&mut self, now: Instant) -> Option<Suppressed> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < Self::INTERVAL) {
             self.suppressed += 1;
             return None;
@@ -26,7 +26,7 @@ impl LogLimit {
 
 /// How many warnings were suppressed, to be appended to the next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Suppressed(u64);
+pub(super) struct Suppressed(u64);
 
 impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

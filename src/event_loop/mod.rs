@@ -8,7 +8,7 @@
 //!
 //! To follow one connection: [`accept`](EventLoop::accept), [`dial`], [`relay`](EventLoop::relay),
 //! [`close_pair`](EventLoop::close_pair). To follow one update:
-//! [`apply_update`](EventLoop::apply_update), [`close_some`](EventLoop::close_some).
+//! [`apply_update`](EventLoop::apply_update), [`drive_closes`](EventLoop::drive_closes).
 
 mod accept;
 mod acceptor;
@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use mio::{Registry, Token};
 
 use self::acceptor::Acceptor;
-use self::batch::CompleteUntil;
+use self::batch::ReadWatermark;
 pub(crate) use self::batch::{Batch, Completeness};
 use self::busy_queue::BusyQueue;
 use self::close_queue::{CloseQueue, ClosingBatch};
@@ -45,23 +45,24 @@ use self::context::Context;
 pub(crate) use self::pair::Limits;
 use self::pair::{Pair, Phase, Stage};
 use self::pair_table::{PairTable, Queue};
-use self::timeouts::ProcessedUntil;
+use self::timeouts::HandledWatermark;
 use self::timers::Timers;
-use self::token::{PairSide, PairToken, Source};
+use self::token::{PairToken, Role, Source};
+use crate::end_reason::EndReason;
 use crate::mailbox::Receiver;
 use crate::net::{Listener, Readiness};
 use crate::observer::Observer;
 use crate::pool::Pool;
 use crate::relay::{Progress, Side};
-use crate::stats::{EndReason, Stats, Summary};
+use crate::stats::{Stats, Summary};
 
 /// The most bytes that one direction moves in one turn. The last read may exceed it.
 pub(crate) const BYTES_PER_DIRECTION: usize = 512 << 10;
 /// The most bytes that one turn relays. The last drive may exceed it. Pairs that become ready
 /// meanwhile wait for the next turn.
 const BYTES_PER_TURN: u64 = 1 << 20;
-/// The same for the pairs of which a peer has ended its stream or failed. When a server dies there are
-/// many of them, and all others wait meanwhile.
+/// The same for pairs with a peer that has ended its stream or failed. When a server dies there are
+/// many of them, and all other pairs wait meanwhile.
 const BYTES_OF_ENDING_PER_TURN: u64 = BYTES_PER_TURN / 2;
 /// What a drive counts besides its bytes: its system calls take about as long as moving this many.
 const DRIVE_COST: u64 = 8 << 10;
@@ -88,9 +89,9 @@ pub(crate) struct EventLoop {
     /// What is left of this turn's budgets.
     budget: Budget,
     /// The time up to which all events have been read. Timeouts that were due by then may fire.
-    complete_until: CompleteUntil,
+    read_watermark: ReadWatermark,
     /// The time up to which all events have been dealt with. Drains that were due by then may end.
-    processed_until: ProcessedUntil,
+    handled_watermark: HandledWatermark,
     run_state: RunState,
     started_at: Option<Instant>,
     cx: Context,
@@ -146,8 +147,8 @@ impl EventLoop {
             busy_queue: BusyQueue::default(),
             close_queue: CloseQueue::default(),
             budget: Budget::default(),
-            complete_until: CompleteUntil::default(),
-            processed_until: ProcessedUntil::default(),
+            read_watermark: ReadWatermark::default(),
+            handled_watermark: HandledWatermark::default(),
             run_state: RunState::Starting,
             started_at: None,
             cx: Context::new(config, registry, pool, observer),
@@ -185,14 +186,14 @@ impl EventLoop {
                 Source::Pair(pair, side) => self.handle_event(pair, side, readiness, now),
             }
         }
-        self.complete_until.note(batch.poll_began, batch.completeness, events, sources);
+        self.read_watermark.note(batch.poll_began, batch.completeness, events, sources);
         if let Some(requests) = self.mailbox.take_pending() {
             self.handle_commands(requests, now);
         }
         if self.run_state == RunState::Starting {
             self.run_state = RunState::Serving;
         }
-        self.close_some();
+        self.drive_closes();
         self.drive_connects(now);
         self.drive_relays(now);
         self.handle_timeouts(now);
@@ -267,13 +268,7 @@ impl EventLoop {
 /// Events, and the relaying they lead to.
 impl EventLoop {
     /// Notes what an event says of one side of a pair, and queues the pair.
-    fn handle_event(
-        &mut self,
-        token: PairToken,
-        side: PairSide,
-        readiness: Readiness,
-        now: Instant,
-    ) {
+    fn handle_event(&mut self, token: PairToken, side: Role, readiness: Readiness, now: Instant) {
         let Some(pair) = self.pairs.find(token) else { return }; // closed in this turn
         let queue = match (&mut pair.stage, side) {
             (Stage::Relaying(relaying), side) => {
@@ -281,7 +276,7 @@ impl EventLoop {
                 let is_ending = readiness.read_closed || readiness.error;
                 if is_ending { Queue::Ending } else { Queue::Ready }
             }
-            (Stage::Dialling(dialling), PairSide::Backend) => {
+            (Stage::Dialling(dialling), Role::Backend) => {
                 // Otherwise the event is from a dial that was given up in this turn.
                 if let Phase::Connecting(connecting) = &mut dialling.phase {
                     connecting.backend.set_ready(readiness);
@@ -289,7 +284,7 @@ impl EventLoop {
                 }
                 Queue::Connect
             }
-            (Stage::Dialling(dialling), PairSide::Client) => {
+            (Stage::Dialling(dialling), Role::Client) => {
                 // Nothing is read from it until its backend is connected.
                 let readiness = dialling.client.set_ready(readiness);
                 if dialling.client.note_hang_up(readiness) {
@@ -327,22 +322,22 @@ impl EventLoop {
     fn drive_relays(&mut self, now: Instant) {
         let unfinished = self.pairs.queue_len(Queue::Unfinished);
         self.drive_queue(Queue::Ending, usize::MAX, BYTES_OF_ENDING_PER_TURN, now);
-        let bytes = self.drive_queue(Queue::Ready, usize::MAX, BYTES_PER_TURN, now);
-        self.drive_queue(Queue::Unfinished, unfinished, BYTES_PER_TURN.saturating_sub(bytes), now);
+        let spent = self.drive_queue(Queue::Ready, usize::MAX, BYTES_PER_TURN, now);
+        self.drive_queue(Queue::Unfinished, unfinished, BYTES_PER_TURN.saturating_sub(spent), now);
     }
 
-    /// Drives the pairs of a queue, so many at most, until they have moved as many bytes: one in any
-    /// case. Returns how many they have moved.
-    fn drive_queue(&mut self, queue: Queue, pairs: usize, budget: u64, now: Instant) -> u64 {
-        let mut bytes = 0;
-        for _ in 0..self.pairs.queue_len(queue).min(pairs) {
+    /// Drives at most `limit` pairs of a queue, at least one, until the budget is spent. Returns
+    /// what it has spent: the bytes moved, and [`DRIVE_COST`] for each pair.
+    fn drive_queue(&mut self, queue: Queue, limit: usize, budget: u64, now: Instant) -> u64 {
+        let mut spent = 0;
+        for _ in 0..self.pairs.queue_len(queue).min(limit) {
             let Some(slot) = self.pairs.dequeue(queue) else { break };
-            bytes += DRIVE_COST + self.relay(slot, now);
-            if bytes >= budget {
+            spent += DRIVE_COST + self.relay(slot, now);
+            if spent >= budget {
                 break;
             }
         }
-        bytes
+        spent
     }
 
     /// Moves the bytes of a pair. Returns how many.
@@ -369,8 +364,7 @@ impl EventLoop {
     /// Tells the observer of what has changed in this turn besides clients.
     fn report_changes(&mut self) {
         let Context { pool, observer, .. } = &mut self.cx;
-        pool.drain_breaker_changes()
-            .for_each(|change| observer.breaker_changed(&change.observed()));
+        pool.take_breaker_changes().for_each(|change| observer.breaker_changed(&change.observed()));
         if let Some(change) = self.acceptor.take_change() {
             observer.accept_changed(&change);
         }
@@ -388,7 +382,7 @@ impl EventLoop {
 
     /// Takes a pair out of the table, counts and reports it. Returns its sides, to be closed.
     fn detach(&mut self, slot: usize, reason: EndReason, now: Instant) -> (Side, Option<Side>) {
-        let (_, Pair { client, stage }) = self.pairs.lend(slot);
+        let (_, Pair { client_info, stage }) = self.pairs.lend(slot);
         self.pairs.vacate(slot);
         match stage {
             Stage::Dialling(dialling) => {
@@ -396,12 +390,12 @@ impl EventLoop {
                 if let Some(assignment) = assignment {
                     self.cx.pool.release(assignment);
                 }
-                self.cx.refused(&client, dialling.client.failure(), reason, now);
+                self.cx.count_refused(&client_info, dialling.client.failure(), reason, now);
                 (dialling.client, backend)
             }
             Stage::Relaying(relaying) => {
                 let is_removed = !self.cx.pool.serves(&relaying.assignment);
-                self.cx.ended(&client, &relaying, reason, now);
+                self.cx.count_ended(&client_info, &relaying, reason, now);
                 self.cx.pool.release(relaying.assignment);
                 let (client, mut backend) = relaying.duplex.into_sides();
                 self.cx.pipes.trim();

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::token::PairSide;
+use super::token::Role;
+use crate::end_reason::EndReason;
 use crate::net::Address;
 use crate::observer::Client;
 use crate::pool::{Assignment, Tried};
 use crate::relay::{Duplex, Side};
-use crate::stats::EndReason;
 use crate::time::after;
 
 /// A client, and its backend once it has one.
@@ -16,33 +16,33 @@ use crate::time::after;
 /// Dialling ──connected──> Relaying ──both streams ended, or aborted──> (closed)
 ///     └──no backend left, given up, client gone──> (closed)
 /// ```
-pub(crate) struct Pair {
-    pub(crate) client: ClientInfo,
-    pub(crate) stage: Stage,
+pub(super) struct Pair {
+    pub(super) client_info: ClientInfo,
+    pub(super) stage: Stage,
 }
 
-pub(crate) enum Stage {
+pub(super) enum Stage {
     Dialling(Dialling),
     Relaying(Relaying),
 }
 
 /// What is known of a client besides its socket.
-pub(crate) struct ClientInfo {
-    pub(crate) id: u64,
-    pub(crate) addr: Address,
-    pub(crate) accepted_at: Instant,
+pub(super) struct ClientInfo {
+    pub(super) id: u64,
+    pub(super) addr: Address,
+    pub(super) accepted_at: Instant,
 }
 
 impl ClientInfo {
     /// Returns what observers are told of it.
-    pub(crate) fn observed(&self) -> Client<'_> {
+    pub(super) fn observed(&self) -> Client<'_> {
         Client { id: self.id, addr: &self.addr }
     }
 }
 
 impl Pair {
     /// Returns when to check its timeouts at the latest.
-    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
         match &self.stage {
             Stage::Dialling(dialling) => Some(dialling.deadline()),
             Stage::Relaying(relaying) => relaying.deadline(limits).map(|(deadline, _)| deadline),
@@ -57,21 +57,21 @@ impl Pair {
         }
     }
 
-    pub(crate) fn awaits_descriptor(&self) -> bool {
+    pub(super) fn awaits_descriptor(&self) -> bool {
         matches!(self.phase(), Some(Phase::AwaitDescriptor(_)))
     }
 
-    pub(crate) fn awaits_busy(&self) -> bool {
+    pub(super) fn awaits_busy(&self) -> bool {
         matches!(self.phase(), Some(Phase::AwaitBusy))
     }
 
     /// Returns whether a dial is in flight for it, or was answered.
-    pub(crate) fn is_connecting(&self) -> bool {
+    pub(super) fn is_connecting(&self) -> bool {
         matches!(self.phase(), None | Some(Phase::Connecting(_)))
     }
 
     /// Returns which of its timeouts has fired by now.
-    pub(crate) fn timeout(&self, limits: &Limits, now: Instant) -> Option<Timeout> {
+    pub(super) fn timeout(&self, limits: &Limits, now: Instant) -> Option<Timeout> {
         match &self.stage {
             Stage::Dialling(dialling) => dialling.timeout(now),
             Stage::Relaying(relaying) => relaying
@@ -93,7 +93,7 @@ pub(crate) struct Limits {
 
 /// A timeout that has fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Timeout {
+pub(super) enum Timeout {
     Dial(DialTimeout),
     /// The pair has been idle or half-closed for too long.
     Relay(EndReason),
@@ -101,7 +101,7 @@ pub(crate) enum Timeout {
 
 /// What has taken too long for a client that waits for a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DialTimeout {
+pub(super) enum DialTimeout {
     /// One attempt has; there is time for another.
     Attempt,
     /// All attempts together have. The one in flight counts as failed only if its own time is over
@@ -110,11 +110,11 @@ pub(crate) enum DialTimeout {
 }
 
 /// A client that waits for a backend.
-pub(crate) struct Dialling {
-    pub(crate) client: Side,
-    pub(crate) tried: Tried,
-    pub(crate) give_up_at: Instant,
-    pub(crate) phase: Phase,
+pub(super) struct Dialling {
+    pub(super) client: Side,
+    pub(super) tried: Tried,
+    pub(super) dial_deadline: Instant,
+    pub(super) phase: Phase,
 }
 
 /// What comes next on the way to a backend.
@@ -128,7 +128,7 @@ pub(crate) struct Dialling {
 ///  │ └──────┘ └──another address─┤
 ///  └─────────no other address────┘
 /// ```
-pub(crate) enum Phase {
+pub(super) enum Phase {
     /// Pick a backend.
     Pick,
     /// Dial one address of a backend.
@@ -141,50 +141,50 @@ pub(crate) enum Phase {
 }
 
 /// A backend that is being tried for a client.
-pub(crate) struct Candidate {
-    pub(crate) assignment: Assignment,
+pub(super) struct Candidate {
+    pub(super) assignment: Assignment,
     /// Which of its dials: see `Backend::attempts`.
-    pub(crate) attempt: u32,
+    pub(super) attempt: u32,
     /// When the last dial began, or the pick if there was none yet.
-    pub(crate) dialled_at: Instant,
+    pub(super) dialled_at: Instant,
     /// Whether a dial has failed for a reason that says something about the backend.
-    pub(crate) has_failed: bool,
+    pub(super) has_failed: bool,
 }
 
 impl Candidate {
-    pub(crate) fn new(assignment: Assignment, now: Instant) -> Self {
+    pub(super) fn new(assignment: Assignment, now: Instant) -> Self {
         Self { assignment, attempt: 0, dialled_at: now, has_failed: false }
     }
 
     /// Returns what it dials, for the log.
-    pub(crate) fn attempt_name(&self) -> String {
+    pub(super) fn attempt_name(&self) -> String {
         self.assignment.entry().backend().attempt_name(self.attempt)
     }
 }
 
 /// A dial in flight.
-pub(crate) struct Connecting {
-    pub(crate) backend: Side,
-    pub(crate) preface: Vec<u8>,
-    pub(crate) candidate: Candidate,
-    pub(crate) give_up_at: Instant,
+pub(super) struct Connecting {
+    pub(super) backend: Side,
+    pub(super) preface: Vec<u8>,
+    pub(super) candidate: Candidate,
+    pub(super) attempt_deadline: Instant,
     /// Whether an event has come since the stream was last asked if it is connected.
-    pub(crate) has_event: bool,
+    pub(super) has_event: bool,
 }
 
 impl Dialling {
-    pub(crate) fn new(client: Side, now: Instant, limits: &Limits) -> Self {
-        let give_up_at = after(now, limits.dial_limit);
-        Self { client, tried: Tried::default(), give_up_at, phase: Phase::Pick }
+    pub(super) fn new(client: Side, now: Instant, limits: &Limits) -> Self {
+        let dial_deadline = after(now, limits.dial_limit);
+        Self { client, tried: Tried::default(), dial_deadline, phase: Phase::Pick }
     }
 
     /// Returns whether its next step is to begin a dial.
-    pub(crate) fn is_about_to_dial(&self) -> bool {
+    pub(super) fn is_about_to_dial(&self) -> bool {
         matches!(self.phase, Phase::Pick | Phase::Dial(_))
     }
 
     /// Takes its backend away. Its next step is to pick another one.
-    pub(crate) fn take_backend(&mut self) -> (Option<Assignment>, Option<Side>) {
+    pub(super) fn take_backend(&mut self) -> (Option<Assignment>, Option<Side>) {
         let pick = match self.phase {
             Phase::AwaitDescriptor(_) => Phase::AwaitDescriptor(None), // it keeps its place in line
             _ => Phase::Pick,
@@ -193,17 +193,19 @@ impl Dialling {
     }
 
     /// Returns when to check its timeouts.
-    pub(crate) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         match &self.phase {
-            Phase::Connecting(connecting) => connecting.give_up_at.min(self.give_up_at),
-            _ => self.give_up_at,
+            Phase::Connecting(connecting) => connecting.attempt_deadline.min(self.dial_deadline),
+            _ => self.dial_deadline,
         }
     }
 
     fn timeout(&self, now: Instant) -> Option<Timeout> {
-        let attempt_too =
-            matches!(&self.phase, Phase::Connecting(connecting) if connecting.give_up_at <= now);
-        let timeout = match self.give_up_at <= now {
+        let attempt_too = match &self.phase {
+            Phase::Connecting(connecting) => connecting.attempt_deadline <= now,
+            _ => false,
+        };
+        let timeout = match self.dial_deadline <= now {
             true => DialTimeout::All { attempt_too },
             false if attempt_too => DialTimeout::Attempt,
             false => return None,
@@ -214,7 +216,7 @@ impl Dialling {
 
 impl Phase {
     /// Returns the backend that the client was given, if it has one.
-    pub(crate) fn assignment(&self) -> Option<&Assignment> {
+    pub(super) fn assignment(&self) -> Option<&Assignment> {
         match self {
             Self::Pick | Self::AwaitDescriptor(None) | Self::AwaitBusy => None,
             Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
@@ -225,7 +227,7 @@ impl Phase {
     }
 
     /// Takes the phase apart: the assignment to release, and the side to abort.
-    pub(crate) fn into_parts(self) -> (Option<Assignment>, Option<Side>) {
+    pub(super) fn into_parts(self) -> (Option<Assignment>, Option<Side>) {
         match self {
             Self::Pick | Self::AwaitDescriptor(None) | Self::AwaitBusy => (None, None),
             Self::Dial(candidate) | Self::AwaitDescriptor(Some(candidate)) => {
@@ -239,21 +241,21 @@ impl Phase {
 }
 
 /// A client that is connected to a backend.
-pub(crate) struct Relaying {
-    pub(crate) assignment: Assignment,
-    pub(crate) duplex: Duplex,
+pub(super) struct Relaying {
+    pub(super) assignment: Assignment,
+    pub(super) duplex: Duplex,
 }
 
 impl Relaying {
-    pub(crate) fn side_mut(&mut self, which: PairSide) -> &mut Side {
+    pub(super) fn side_mut(&mut self, which: Role) -> &mut Side {
         match which {
-            PairSide::Client => self.duplex.client_mut(),
-            PairSide::Backend => self.duplex.backend_mut(),
+            Role::Client => self.duplex.client_mut(),
+            Role::Backend => self.duplex.backend_mut(),
         }
     }
 
     /// Returns when its next timeout is due, and the reason to close the pair for then.
-    pub(crate) fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<(Instant, EndReason)> {
         let active_at = self.duplex.active_at();
         let idle =
             limits.idle_timeout.map(|limit| (after(active_at, limit), EndReason::IdleTimeout));

@@ -14,7 +14,7 @@ use super::token::{MAX_PAIRS, PairToken};
 /// [`free_vacated`](Self::free_vacated), so that no event of the same batch reaches a later
 /// occupant.
 #[derive(Default)]
-pub(crate) struct PairTable {
+pub(super) struct PairTable {
     slots: Slab<Slot>,
     queues: [VecDeque<usize>; Queue::COUNT],
     /// How many slots have left each queue up to now.
@@ -29,7 +29,7 @@ const SMALL: usize = 256;
 
 /// What a pair is queued for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queue {
+pub(super) enum Queue {
     /// An event has made it ready.
     Ready,
     /// An event tells that a peer has ended its stream, or failed.
@@ -50,7 +50,7 @@ impl Queue {
 
 /// A place in the queues that events lead to: behind what is in them now.
 #[derive(Clone, Copy)]
-pub(crate) struct Mark([u64; Queue::OF_EVENTS.len()]);
+pub(super) struct Mark([u64; Queue::OF_EVENTS.len()]);
 
 struct Slot {
     token: PairToken,
@@ -62,61 +62,61 @@ struct Slot {
 
 impl PairTable {
     /// Returns the token that the next pair will have, by its client's id.
-    pub(crate) fn next_token(&self, id: u64) -> PairToken {
+    pub(super) fn next_token(&self, id: u64) -> PairToken {
         PairToken::new(self.slots.vacant_key(), id)
     }
 
     /// Inserts a pair. Returns its slot.
-    pub(crate) fn insert(&mut self, pair: Pair) -> usize {
-        let token = self.next_token(pair.client.id);
+    pub(super) fn insert(&mut self, pair: Pair) -> usize {
+        let token = self.next_token(pair.client_info.id);
         self.slots.insert(Slot { token, pair: Some(pair), is_queued: false });
         self.peak = self.peak.max(self.slots.len());
         token.slot
     }
 
     /// Returns how many pairs there are.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.slots.len() - self.vacated.len()
     }
 
     /// Returns whether there is a token for one more pair.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.slots.len() < MAX_PAIRS
     }
 
-    pub(crate) fn get_mut(&mut self, slot: usize) -> Option<&mut Pair> {
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Pair> {
         self.slots.get_mut(slot)?.pair.as_mut()
     }
 
     /// Returns the pair of a token, unless it has been taken out.
-    pub(crate) fn find(&mut self, token: PairToken) -> Option<&mut Pair> {
+    pub(super) fn find(&mut self, token: PairToken) -> Option<&mut Pair> {
         let slot = self.slots.get_mut(token.slot)?;
         if slot.token == token { slot.pair.as_mut() } else { None }
     }
 
     /// Takes the pair out of an occupied slot, to be [put back](Self::put_back) unless the slot is
     /// [vacated](Self::vacate).
-    pub(crate) fn lend(&mut self, slot: usize) -> (PairToken, Pair) {
+    pub(super) fn lend(&mut self, slot: usize) -> (PairToken, Pair) {
         let slot = &mut self.slots[slot];
         (slot.token, slot.pair.take().expect("the slot is occupied"))
     }
 
-    pub(crate) fn put_back(&mut self, slot: usize, pair: Pair) {
+    pub(super) fn put_back(&mut self, slot: usize, pair: Pair) {
         self.slots[slot].pair = Some(pair);
     }
 
     /// Gives up the slot of a pair that was lent.
-    pub(crate) fn vacate(&mut self, slot: usize) {
+    pub(super) fn vacate(&mut self, slot: usize) {
         self.vacated.push(slot);
     }
 
     /// Returns every number of a slot that may have a pair.
-    pub(crate) fn slot_numbers(&self) -> std::ops::Range<usize> {
+    pub(super) fn slot_numbers(&self) -> std::ops::Range<usize> {
         0..self.slots.capacity()
     }
 
     /// Queues a pair, unless it is queued already.
-    pub(crate) fn enqueue(&mut self, slot: usize, queue: Queue) {
+    pub(super) fn enqueue(&mut self, slot: usize, queue: Queue) {
         let entry = &mut self.slots[slot];
         if !entry.is_queued {
             entry.is_queued = true;
@@ -124,21 +124,21 @@ impl PairTable {
         }
     }
 
-    pub(crate) fn is_queued(&self, slot: usize) -> bool {
+    pub(super) fn is_queued(&self, slot: usize) -> bool {
         self.slots.get(slot).is_some_and(|slot| slot.is_queued)
     }
 
     /// Returns whether any slot is queued.
-    pub(crate) fn has_queued(&self) -> bool {
+    pub(super) fn has_queued(&self) -> bool {
         self.queues.iter().any(|queue| !queue.is_empty())
     }
 
-    pub(crate) fn queue_len(&self, queue: Queue) -> usize {
+    pub(super) fn queue_len(&self, queue: Queue) -> usize {
         self.queues[queue as usize].len()
     }
 
     /// Marks the ends of the queues that events lead to.
-    pub(crate) fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> Mark {
         Mark(
             Queue::OF_EVENTS
                 .map(|queue| self.dequeued[queue as usize] + self.queue_len(queue) as u64),
@@ -146,14 +146,14 @@ impl PairTable {
     }
 
     /// Returns whether all that was in those queues at the time of a mark has left them.
-    pub(crate) fn has_passed(&self, mark: Mark) -> bool {
+    pub(super) fn has_passed(&self, mark: Mark) -> bool {
         let mut ends = Queue::OF_EVENTS.iter().zip(mark.0);
         ends.all(|(queue, end)| self.dequeued[*queue as usize] >= end)
     }
 
     /// Takes the next slot from a queue. Slots that have been vacated are skipped, so that they do
     /// not cost others their turn.
-    pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<usize> {
+    pub(super) fn dequeue(&mut self, queue: Queue) -> Option<usize> {
         while let Some(slot) = self.queues[queue as usize].pop_front() {
             self.dequeued[queue as usize] += 1;
             let entry = &mut self.slots[slot];
@@ -167,7 +167,7 @@ impl PairTable {
 
     /// Frees the slots that were vacated. One that is still queued stays, or its next occupant
     /// could be queued twice.
-    pub(crate) fn free_vacated(&mut self) {
+    pub(super) fn free_vacated(&mut self) {
         let slots = &mut self.slots;
         self.vacated.retain(|&slot| {
             let stays = slots[slot].is_queued;
@@ -179,7 +179,7 @@ impl PairTable {
     }
 
     /// Shrinks after a peak; only trailing slots can be freed. Returns whether capacity dropped.
-    pub(crate) fn shrink(&mut self) -> bool {
+    pub(super) fn shrink(&mut self) -> bool {
         let before = self.slots.capacity();
         if before < SMALL || self.slots.len() > self.peak / 4 {
             return false;
@@ -221,8 +221,8 @@ mod tests {
         };
         let dialling = Dialling::new(Side::new(Box::new(Script::new())), now, &limits);
         let addr = Address::Other("client".into());
-        let client = ClientInfo { id, addr, accepted_at: now };
-        Pair { client, stage: Stage::Dialling(dialling) }
+        let client_info = ClientInfo { id, addr, accepted_at: now };
+        Pair { client_info, stage: Stage::Dialling(dialling) }
     }
 
     fn take(table: &mut PairTable, slot: usize) {

@@ -5,25 +5,25 @@ use std::time::Instant;
 use super::pair::Timeout;
 use super::pair_table::{Mark, PairTable};
 use super::{EventLoop, RunState};
-use crate::stats::EndReason;
+use crate::end_reason::EndReason;
 
 /// The most timeouts that one turn handles.
 const TIMEOUTS_PER_TURN: usize = 256;
 
 /// The time up to which all events have been dealt with, besides read.
 #[derive(Default)]
-pub(super) struct ProcessedUntil {
+pub(super) struct HandledWatermark {
     time: Option<Instant>,
     /// The next such time, and the events that are still to be dealt with.
     next: Option<(Instant, Mark)>,
 }
 
-impl ProcessedUntil {
+impl HandledWatermark {
     /// Looks what has been dealt with by now, and returns the time.
-    fn advance(&mut self, complete_until: Instant, pairs: &PairTable) -> Option<Instant> {
+    fn advance(&mut self, read_until: Instant, pairs: &PairTable) -> Option<Instant> {
         // The second time is for what was read in this turn.
         for _ in 0..2 {
-            let (time, mark) = *self.next.get_or_insert_with(|| (complete_until, pairs.mark()));
+            let (time, mark) = *self.next.get_or_insert_with(|| (read_until, pairs.mark()));
             if pairs.has_passed(mark) {
                 (self.time, self.next) = (Some(time), None);
             }
@@ -36,27 +36,27 @@ impl EventLoop {
     /// Handles the timeouts that were due by the time up to which events are complete. The limit of
     /// a drain ends pairs whatever they do: not before all events until then have been dealt with.
     pub(super) fn handle_timeouts(&mut self, now: Instant) {
-        let Some(complete_until) = self.complete_until.time() else { return };
+        let Some(read_until) = self.read_watermark.time() else { return };
         for _ in 0..TIMEOUTS_PER_TURN {
-            let Some(slot) = self.timers.next_due(complete_until) else { break };
+            let Some(slot) = self.timers.next_due(read_until) else { break };
             // A queued pair is driven first. That arms its timer again.
             if !self.pairs.is_queued(slot) {
-                self.check_timeout(slot, complete_until, now);
+                self.check_timeout(slot, read_until, now);
             }
         }
-        let processed_until = self.processed_until.advance(complete_until, &self.pairs);
-        let Some(processed_until) = processed_until else { return };
-        if self.cx.pool.next_drain_limit().is_some_and(|until| until <= processed_until) {
-            self.end_drained(processed_until, now);
+        let handled_until = self.handled_watermark.advance(read_until, &self.pairs);
+        let Some(handled_until) = handled_until else { return };
+        if self.cx.pool.next_drain_limit().is_some_and(|until| until <= handled_until) {
+            self.end_drained(handled_until, now);
         }
-        if matches!(self.run_state, RunState::Draining { until, .. } if until <= processed_until) {
+        if matches!(self.run_state, RunState::Draining { until, .. } if until <= handled_until) {
             self.stop(EndReason::DrainLimit, now);
         }
     }
 
-    fn check_timeout(&mut self, slot: usize, complete_until: Instant, now: Instant) {
+    fn check_timeout(&mut self, slot: usize, read_until: Instant, now: Instant) {
         let Some(pair) = self.pairs.get_mut(slot) else { return }; // the timer is of a closed pair
-        match pair.timeout(&self.cx.config.limits, complete_until) {
+        match pair.timeout(&self.cx.config.limits, read_until) {
             None => {
                 if let Some(at) = pair.deadline(&self.cx.config.limits) {
                     self.timers.arm(slot, at);

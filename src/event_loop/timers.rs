@@ -10,7 +10,7 @@ use std::time::Instant;
 /// it fires, the pair in the slot is asked, which arms it again if need be. So moving bytes costs
 /// nothing here, and a short connection finds its predecessor's timer still armed.
 #[derive(Debug, Default)]
-pub(crate) struct Timers {
+pub(super) struct Timers {
     queue: BinaryHeap<Reverse<(Instant, usize)>>,
     /// For each slot, which entry of the queue counts. An earlier one overrides a later one, which
     /// stays in the queue until it is due or swept.
@@ -19,7 +19,7 @@ pub(crate) struct Timers {
 
 impl Timers {
     /// Has the slot's timer fire at this time, or before.
-    pub(crate) fn arm(&mut self, slot: usize, at: Instant) {
+    pub(super) fn arm(&mut self, slot: usize, at: Instant) {
         if slot >= self.armed.len() {
             self.armed.resize(slot + 1, None);
         }
@@ -40,7 +40,7 @@ impl Timers {
     }
 
     /// Forgets the slots from this number on, which have no pair, and frees their memory.
-    pub(crate) fn shrink(&mut self, slots: usize) {
+    pub(super) fn shrink(&mut self, slots: usize) {
         self.armed.truncate(slots);
         self.armed.shrink_to_fit();
         self.queue.retain(|Reverse((_, slot))| *slot < slots);
@@ -54,7 +54,7 @@ impl Timers {
     }
 
     /// Returns the next slot whose timer has fired by now.
-    pub(crate) fn next_due(&mut self, now: Instant) -> Option<usize> {
+    pub(super) fn next_due(&mut self, now: Instant) -> Option<usize> {
         while let Some(&Reverse((at, slot))) = self.queue.peek() {
             let is_overridden = self.armed[slot] != Some(at);
             if at > now && !is_overridden {
@@ -70,7 +70,7 @@ impl Timers {
     }
 
     /// Returns when the next timer fires, or before.
-    pub(crate) fn earliest(&self) -> Option<Instant> {
+    pub(super) fn earliest(&self) -> Option<Instant> {
         self.queue.peek().map(|Reverse((at, _))| *at)
     }
 }

@@ -8,12 +8,12 @@ pub(crate) enum Source {
     /// The waker of the mailbox.
     Mailbox,
     Listener,
-    Pair(PairToken, PairSide),
+    Pair(PairToken, Role),
 }
 
 /// One of a pair's two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PairSide {
+pub(crate) enum Role {
     Client,
     Backend,
 }
@@ -44,8 +44,8 @@ impl PairToken {
     }
 
     /// Returns the event queue's token for one side.
-    pub(crate) fn of(self, side: PairSide) -> Token {
-        let side = usize::from(side == PairSide::Backend);
+    pub(crate) fn of(self, side: Role) -> Token {
+        let side = usize::from(side == Role::Backend);
         Token((self.generation << (SLOT_BITS + 1)) | (self.slot << 1) | side)
     }
 }
@@ -58,7 +58,7 @@ impl From<Token> for Source {
             Token(bits) => {
                 let slot = (bits >> 1) & SLOT_MASK;
                 let pair = PairToken { slot, generation: bits >> (SLOT_BITS + 1) };
-                Self::Pair(pair, if bits & 1 == 0 { PairSide::Client } else { PairSide::Backend })
+                Self::Pair(pair, if bits & 1 == 0 { Role::Client } else { Role::Backend })
             }
         }
     }
@@ -72,7 +72,7 @@ mod tests {
     fn every_pair_and_side_comes_back_from_its_token() {
         for slot in [0, 1, MAX_PAIRS - 1] {
             for id in [0, 1, GENERATION_MASK as u64, u64::MAX] {
-                for side in [PairSide::Client, PairSide::Backend] {
+                for side in [Role::Client, Role::Backend] {
                     let pair = PairToken::new(slot, id);
                     assert_eq!(Source::from(pair.of(side)), Source::Pair(pair, side));
                 }

@@ -6,10 +6,11 @@ use super::EventLoop;
 use super::close_queue::{ClosingBatch, Next, Report};
 use super::pair::{Pair, Phase, Stage};
 use super::pair_table::Queue;
+use crate::end_reason::EndReason;
 use crate::log::{counted, info};
 use crate::mailbox::UpdateRequest;
 use crate::pool::Difference;
-use crate::stats::{Applied, EndReason};
+use crate::stats::Applied;
 
 impl EventLoop {
     /// Replaces the set and ends what it no longer names, in one step: from here on no byte is
@@ -38,7 +39,7 @@ impl EventLoop {
         let UpdateRequest { applied: reply, updates } = request;
         batch.set_report(Report { applied, reply });
         self.close_queue.push(batch);
-        self.close_some();
+        self.drive_closes();
         // These hold backends of the host. To drop them may take a while.
         drop((replaced, live_before, updates, update));
     }
@@ -104,8 +105,8 @@ impl EventLoop {
     }
 
     /// Closes the pairs whose target's time to drain is over.
-    pub(super) fn end_drained(&mut self, processed_until: Instant, now: Instant) {
-        self.cx.pool.end_drains(processed_until);
+    pub(super) fn end_drained(&mut self, handled_until: Instant, now: Instant) {
+        self.cx.pool.end_drains(handled_until);
         let mut batch = ClosingBatch::default();
         for slot in self.pairs.slot_numbers() {
             let Some(Pair { stage, .. }) = self.pairs.get_mut(slot) else { continue };
@@ -116,12 +117,12 @@ impl EventLoop {
             }
         }
         self.close_queue.push(batch);
-        self.close_some();
+        self.drive_closes();
     }
 
     /// Closes sockets of the close queue, as far as the turn's budget goes, and reports the updates
     /// that this completes.
-    pub(super) fn close_some(&mut self) {
+    pub(super) fn drive_closes(&mut self) {
         loop {
             match self.close_queue.next(self.budget.closes > 0) {
                 Some(Next::Close(side)) => {

@@ -18,14 +18,14 @@ use self::fair_lock::FairLock;
 pub use self::pending::Pending;
 use crate::backend::BackendSet;
 use crate::error::Error;
-use crate::pool::pending_update::{LiveTargets, PendingUpdate, Removal};
+use crate::pool::merged_update::{LiveTargets, MergedUpdate, Removal};
 use crate::stats::{Applied, Stats};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Waker, current_thread, lock};
 
 /// Makes a mailbox: the half for hosts, and the half for the loop, which the waker wakes.
 pub(crate) fn channel(waker: Arc<Waker>) -> (Sender, Receiver) {
     let mailbox = Mailbox {
-        run_state: RunState::Unstarted,
+        loop_thread: LoopThread::NotStarted,
         waker: Some(waker),
         requests: Requests::default(),
         live_targets: LiveTargets::default(),
@@ -55,7 +55,7 @@ struct Shared {
 }
 
 struct Mailbox {
-    run_state: RunState,
+    loop_thread: LoopThread,
     /// `None` once the loop is gone, so that no handle keeps a descriptor open.
     waker: Option<Arc<Waker>>,
     requests: Requests,
@@ -64,16 +64,16 @@ struct Mailbox {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum RunState {
-    Unstarted,
-    On(ThreadId),
+enum LoopThread {
+    NotStarted,
+    Running(ThreadId),
     /// The loop is dropped, or about to be: by this thread, unless it never ran.
-    Over(Option<ThreadId>),
+    Gone(Option<ThreadId>),
 }
 
-impl RunState {
-    fn is_over(self) -> bool {
-        matches!(self, Self::Over(_))
+impl LoopThread {
+    fn is_gone(self) -> bool {
+        matches!(self, Self::Gone(_))
     }
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct UpdateRequest {
     /// Above `updates`, so that waiters are released before the host's backends are dropped.
     pub(crate) applied: oneshot::Sender<Applied>,
     /// In order. The first may be a merged one. Senders merge them, so there are few.
-    pub(crate) updates: Vec<Arc<PendingUpdate>>,
+    pub(crate) updates: Vec<Arc<MergedUpdate>>,
 }
 
 impl UpdateRequest {
@@ -123,7 +123,7 @@ struct Submitted {
     reply: Pending<Applied>,
     woken: Result<(), Error>,
     /// All updates that the loop has not taken yet, to be merged by their sender.
-    updates: Vec<Arc<PendingUpdate>>,
+    updates: Vec<Arc<MergedUpdate>>,
     live_targets: LiveTargets,
 }
 
@@ -146,23 +146,23 @@ impl Sender {
         set: BackendSet,
         removal: Removal,
     ) -> Result<Pending<Applied>, Error> {
-        let update = Arc::new(PendingUpdate::new(set, removal));
+        let update = Arc::new(MergedUpdate::new(set, removal));
         // The loop's own thread, in an observer, waits for no sender.
-        let turn = (!self.is_own_thread()).then(|| self.0.merging.wait());
+        let merging = (!self.is_own_thread()).then(|| self.0.merging.lock());
         let Submitted { reply, woken, updates, live_targets } = self.submit(&update)?;
         if updates.len() > 1 {
             self.merge(&updates, &live_targets);
         }
-        // End the turn first: backends of the host may call in here when they are dropped.
-        drop(turn);
+        // Unlock first: backends of the host may call in here when they are dropped.
+        drop(merging);
         drop((updates, live_targets));
         woken.map(|()| reply)
     }
 
     /// Puts an update behind those that the loop has not taken yet.
-    fn submit(&self, update: &Arc<PendingUpdate>) -> Result<Submitted, Error> {
+    fn submit(&self, update: &Arc<MergedUpdate>) -> Result<Submitted, Error> {
         let mut mailbox = self.0.lock();
-        if mailbox.run_state.is_over() {
+        if mailbox.loop_thread.is_gone() {
             return Err(Error::Stopped);
         }
         let live_targets = mailbox.live_targets.clone();
@@ -176,8 +176,8 @@ impl Sender {
 
     /// Replaces updates by a merged one, unless the loop has taken them meanwhile, or another
     /// sender has merged them. (A sender on the loop's own thread does not wait for its turn.)
-    fn merge(&self, updates: &[Arc<PendingUpdate>], live_targets: &LiveTargets) {
-        let merged = PendingUpdate::merge(updates, live_targets);
+    fn merge(&self, updates: &[Arc<MergedUpdate>], live_targets: &LiveTargets) {
+        let merged = MergedUpdate::merge(updates, live_targets);
         let mut mailbox = self.0.lock();
         if let Some(request) = &mut mailbox.requests.update {
             if Arc::ptr_eq(&request.updates[0], &updates[0]) {
@@ -189,16 +189,16 @@ impl Sender {
     /// Asks for a snapshot of the counters.
     pub(crate) fn stats(&self) -> Result<Pending<Stats>, Error> {
         let mut mailbox = self.0.lock();
-        let answer = match mailbox.run_state {
-            RunState::Over(_) => return Err(Error::Stopped),
+        let answer = match mailbox.loop_thread {
+            LoopThread::Gone(_) => return Err(Error::Stopped),
             // Nothing has happened, and nobody knows whether `run` will ever be called.
-            RunState::Unstarted => {
+            LoopThread::NotStarted => {
                 let stats = oneshot::Sender::new();
                 let answer = stats.receiver();
                 stats.send(Stats::default());
                 answer
             }
-            RunState::On(_) => {
+            LoopThread::Running(_) => {
                 let stats = mailbox.requests.stats.get_or_insert_with(oneshot::Sender::new);
                 let answer = stats.receiver();
                 self.0.wake(&mailbox)?;
@@ -212,7 +212,7 @@ impl Sender {
     /// Asks the loop to end. Does nothing after its end.
     pub(crate) fn stop(&self, stop: Stop) -> Result<(), Error> {
         let mut mailbox = self.0.lock();
-        if mailbox.run_state.is_over() {
+        if mailbox.loop_thread.is_gone() {
             return Ok(());
         }
         mailbox.requests.stop = Some(stop.merge(mailbox.requests.stop));
@@ -222,17 +222,19 @@ impl Sender {
     /// Notes the thread that the loop is about to run on: from now on requests are answered.
     pub(crate) fn note_thread(&self, thread: ThreadId) {
         let mut mailbox = self.0.lock();
-        if mailbox.run_state == RunState::Unstarted {
-            mailbox.run_state = RunState::On(thread);
+        if mailbox.loop_thread == LoopThread::NotStarted {
+            mailbox.loop_thread = LoopThread::Running(thread);
         }
     }
 
     /// Returns whether the calling thread runs the loop, or is about to drop it: an observer that
     /// is dropped with the loop cannot wait for the end either.
     fn is_own_thread(&self) -> bool {
-        match self.0.lock().run_state {
-            RunState::Unstarted | RunState::Over(None) => false,
-            RunState::On(thread) | RunState::Over(Some(thread)) => thread == current_thread(),
+        match self.0.lock().loop_thread {
+            LoopThread::NotStarted | LoopThread::Gone(None) => false,
+            LoopThread::Running(thread) | LoopThread::Gone(Some(thread)) => {
+                thread == current_thread()
+            }
         }
     }
 }
@@ -240,7 +242,7 @@ impl Sender {
 impl Receiver {
     /// Notes that the loop runs from now on, on this thread.
     pub(crate) fn start(&self) {
-        self.0.lock().run_state = RunState::On(current_thread());
+        self.0.lock().loop_thread = LoopThread::Running(current_thread());
     }
 
     /// Takes what was asked for since the last call. `None` costs no lock.
@@ -260,9 +262,9 @@ impl Receiver {
     }
 
     /// Returns the updates of a request, merged into one.
-    pub(crate) fn merged(&self, request: &UpdateRequest) -> Arc<PendingUpdate> {
+    pub(crate) fn merged(&self, request: &UpdateRequest) -> Arc<MergedUpdate> {
         let live_targets = self.0.lock().live_targets.clone();
-        PendingUpdate::merge(&request.updates, &live_targets)
+        MergedUpdate::merge(&request.updates, &live_targets)
     }
 
     /// Sets the targets that pairs may have, now that an update is in force. Returns the former
@@ -275,10 +277,10 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         let mut mailbox = self.0.lock();
-        mailbox.run_state = match mailbox.run_state {
-            RunState::On(thread) => RunState::Over(Some(thread)),
-            RunState::Unstarted => RunState::Over(None),
-            over @ RunState::Over(_) => over,
+        mailbox.loop_thread = match mailbox.loop_thread {
+            LoopThread::Running(thread) => LoopThread::Gone(Some(thread)),
+            LoopThread::NotStarted => LoopThread::Gone(None),
+            over @ LoopThread::Gone(_) => over,
         };
         let left = (
             mailbox.waker.take(),

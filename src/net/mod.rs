@@ -19,7 +19,7 @@ pub(crate) use error_kind::{is_client_error, is_local_failure, is_shortage};
 pub use listen_options::ListenOptions;
 pub use listener::{IntoListener, Listener};
 pub use options::{Keepalive, SocketOptions};
-pub(crate) use options::{raise_unsent_mark, set_unsent_mark};
+pub(crate) use options::{raise_notsent_lowat, set_notsent_lowat};
 pub(crate) use readiness::INTEREST;
 pub use readiness::Readiness;
 pub use stream::Stream;

@@ -123,10 +123,10 @@ pub(super) fn set(socket: &socket2::SockRef<'_>, options: &SocketOptions) -> io:
     Ok(())
 }
 
-/// Raises the unsent mark of a TCP socket. Returns the former one, or `None` if nothing was
+/// Raises `TCP_NOTSENT_LOWAT` of a TCP socket. Returns the former one, or `None` if nothing was
 /// changed: it is not that low, or there is none.
 #[cfg(all(feature = "splice", feature = "socket2", target_os = "linux"))]
-pub(crate) fn raise_unsent_mark(stream: &dyn super::Stream, mark: u32) -> Option<u32> {
+pub(crate) fn raise_notsent_lowat(stream: &dyn super::Stream, mark: u32) -> Option<u32> {
     let fd = stream.splice_fd()?;
     let socket = socket2::SockRef::from(&fd);
     // 0 stands for the system's value.
@@ -135,9 +135,9 @@ pub(crate) fn raise_unsent_mark(stream: &dyn super::Stream, mark: u32) -> Option
     Some(former)
 }
 
-/// Sets the unsent mark of a TCP socket.
+/// Sets `TCP_NOTSENT_LOWAT` of a TCP socket.
 #[cfg(all(feature = "splice", feature = "socket2", target_os = "linux"))]
-pub(crate) fn set_unsent_mark(stream: &dyn super::Stream, mark: u32) {
+pub(crate) fn set_notsent_lowat(stream: &dyn super::Stream, mark: u32) {
     let Some(fd) = stream.splice_fd() else { return };
     // Fails only on a socket that is no longer written to.
     let _ = socket2::SockRef::from(&fd).set_tcp_notsent_lowat(mark);
@@ -145,9 +145,9 @@ pub(crate) fn set_unsent_mark(stream: &dyn super::Stream, mark: u32) {
 
 /// Raises nothing: without the feature `socket2` there is no mark.
 #[cfg(not(all(feature = "splice", feature = "socket2", target_os = "linux")))]
-pub(crate) fn raise_unsent_mark(_: &dyn super::Stream, _: u32) -> Option<u32> {
+pub(crate) fn raise_notsent_lowat(_: &dyn super::Stream, _: u32) -> Option<u32> {
     None
 }
 
 #[cfg(not(all(feature = "splice", feature = "socket2", target_os = "linux")))]
-pub(crate) fn set_unsent_mark(_: &dyn super::Stream, _: u32) {}
+pub(crate) fn set_notsent_lowat(_: &dyn super::Stream, _: u32) {}

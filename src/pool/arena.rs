@@ -7,7 +7,7 @@ use std::ops::{Index, IndexMut};
 use slab::Slab;
 
 /// Values by id. The id of a removed value finds nothing, even when its slot is in use again.
-pub(crate) struct Arena<T> {
+pub(super) struct Arena<T> {
     slots: Slab<(u64, T)>,
     inserted: u64,
 }
@@ -26,27 +26,27 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
-    pub(crate) fn insert(&mut self, value: T) -> Id<T> {
+    pub(super) fn insert(&mut self, value: T) -> Id<T> {
         let generation = self.inserted;
         self.inserted += 1;
         Id { slot: self.slots.insert((generation, value)), generation, of: PhantomData }
     }
 
-    pub(crate) fn get(&self, id: Id<T>) -> Option<&T> {
+    pub(super) fn get(&self, id: Id<T>) -> Option<&T> {
         let (generation, value) = self.slots.get(id.slot)?;
         (*generation == id.generation).then_some(value)
     }
 
-    pub(crate) fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
+    pub(super) fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
         let (generation, value) = self.slots.get_mut(id.slot)?;
         (*generation == id.generation).then_some(value)
     }
 
-    pub(crate) fn contains(&self, id: Id<T>) -> bool {
+    pub(super) fn contains(&self, id: Id<T>) -> bool {
         self.get(id).is_some()
     }
 
-    pub(crate) fn remove(&mut self, id: Id<T>) -> Option<T> {
+    pub(super) fn remove(&mut self, id: Id<T>) -> Option<T> {
         if self.contains(id) { Some(self.slots.remove(id.slot).1) } else { None }
     }
 }

@@ -133,20 +133,20 @@ impl Breaker {
     pub(super) fn failed(
         self,
         was_probe: bool,
-        policy: &Ejection,
+        settings: &Ejection,
         now: Instant,
         random: &mut Random,
     ) -> (Self, Option<Duration>) {
         let earlier = match self {
-            Self::Closed { .. } if policy.failures == 0 => return (self, None),
-            Self::Closed { failures } if failures + 1 < policy.failures => {
+            Self::Closed { .. } if settings.failures == 0 => return (self, None),
+            Self::Closed { failures } if failures + 1 < settings.failures => {
                 return (Self::Closed { failures: failures + 1 }, None);
             }
             Self::Closed { .. } => 0,
             Self::HalfOpen { ejections, .. } if was_probe => ejections,
             Self::Ejected { .. } | Self::HalfOpen { .. } => return (self, None),
         };
-        let time = policy.duration(earlier, random);
+        let time = settings.duration(earlier, random);
         let ejections = earlier.saturating_add(1);
         (Self::Ejected { until: after(now, time), ejections }, Some(time))
     }
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    const POLICY: Ejection =
+    const SETTINGS: Ejection =
         Ejection { failures: 3, base: Duration::from_secs(1), max: Duration::from_secs(30) };
 
     /// A breaker after so many failures that no ejection came before.
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn fail(breaker: Breaker, was_probe: bool) -> (Breaker, Option<Duration>) {
-        breaker.failed(was_probe, &POLICY, Instant::now(), &mut Random::new(1))
+        breaker.failed(was_probe, &SETTINGS, Instant::now(), &mut Random::new(1))
     }
 
     #[test]
@@ -194,9 +194,9 @@ mod tests {
     #[test]
     fn c5_5_the_time_grows_is_bounded_and_varies() {
         let mut random = Random::new(1);
-        let times: Vec<_> = (0..9).map(|earlier| POLICY.duration(earlier, &mut random)).collect();
+        let times: Vec<_> = (0..9).map(|earlier| SETTINGS.duration(earlier, &mut random)).collect();
         for (earlier, time) in times.iter().enumerate() {
-            let full = Duration::from_secs(1 << earlier).min(POLICY.max);
+            let full = Duration::from_secs(1 << earlier).min(SETTINGS.max);
             assert!(*time <= full && *time >= full * 3 / 4, "{earlier}: {time:?}");
         }
         let at_the_bound: BTreeSet<_> = times[5..].iter().collect();
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn c5_5_no_failure_ejects_if_the_host_says_so() {
-        let policy = Ejection { failures: 0, ..POLICY };
+        let policy = Ejection { failures: 0, ..SETTINGS };
         let failed = closed(0).failed(false, &policy, Instant::now(), &mut Random::new(1));
         assert_eq!(failed, (closed(0), None));
     }

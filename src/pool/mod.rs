@@ -9,8 +9,8 @@
 mod arena;
 mod breaker;
 mod difference;
+pub(crate) mod merged_update;
 mod min_tree;
-pub(crate) mod pending_update;
 pub(crate) mod policy;
 mod position_set;
 mod replace;
@@ -27,7 +27,7 @@ pub(crate) use self::arena::Id;
 pub use self::breaker::Ejection;
 use self::breaker::{Breaker, BreakerChange};
 pub(crate) use self::difference::Difference;
-use self::pending_update::{LiveTargets, PendingUpdate};
+use self::merged_update::{LiveTargets, MergedUpdate};
 pub use self::policy::Policy;
 use self::policy::Selector;
 use self::position_set::PositionSet;
@@ -100,7 +100,7 @@ pub(crate) struct Target {
     /// How many keys of the set name it.
     keys: usize,
     /// How many of them are not held.
-    open_keys: usize,
+    dialable_keys: usize,
     /// The position of the first of its members.
     first_member: Option<usize>,
     dialling: usize,
@@ -238,7 +238,7 @@ impl Pool {
         }
         self.rotation.served(entry.shared_key(), position);
         member.dialling += 1;
-        self.count(target, |target| target.dialling += 1);
+        self.change_load(target, |target| target.dialling += 1);
         let member = &self.members[id];
         let state = match member.breaker {
             Breaker::HalfOpen { ejections, is_probed: false } => {
@@ -308,7 +308,7 @@ impl Pool {
     /// Counts a failed dial: one address of the backend.
     pub(crate) fn dial_failed(&mut self, assignment: &Assignment, err: &io::Error, now: Instant) {
         self.usage(assignment).dial_failures += 1;
-        if let Some(id) = self.judged_member(assignment) {
+        if let Some(id) = self.current_member(assignment) {
             self.members[id].last_error = Some((err.to_string().into(), now));
         }
     }
@@ -323,7 +323,7 @@ impl Pool {
         tried: &mut Tried,
         now: Instant,
     ) -> Option<Duration> {
-        let member = self.judged_member(&assignment);
+        let member = self.current_member(&assignment);
         // Not the member's: its key may have left and come back since it was picked.
         let position = self.position_of(&assignment.entry);
         tried.add_failed(assignment.entry.clone(), position, self.version);
@@ -346,7 +346,7 @@ impl Pool {
 
     /// Counts a pair that is connected now. A success closes the breaker.
     pub(crate) fn connected(&mut self, assignment: &mut Assignment) {
-        if let Some(id) = self.judged_member(assignment) {
+        if let Some(id) = self.current_member(assignment) {
             if !matches!(self.members[id].breaker, Breaker::Closed { .. }) {
                 self.note_change(id, BreakerState::Closed);
             }
@@ -359,7 +359,7 @@ impl Pool {
         let usage = self.usage(assignment);
         usage.open += 1;
         usage.total += 1;
-        self.count(assignment.target, |target| {
+        self.change_load(assignment.target, |target| {
             target.dialling -= 1;
             target.open += 1;
         });
@@ -377,12 +377,12 @@ impl Pool {
         self.give_up_probe(&mut assignment);
         if assignment.state == AssignmentState::Open {
             self.usage(&assignment).open -= 1;
-            self.count(assignment.target, |target| target.open -= 1);
+            self.change_load(assignment.target, |target| target.open -= 1);
         } else {
             if let Some(member) = self.members.get_mut(assignment.member) {
                 member.dialling -= 1;
             }
-            self.count(assignment.target, |target| target.dialling -= 1);
+            self.change_load(assignment.target, |target| target.dialling -= 1);
         }
     }
 
@@ -392,7 +392,7 @@ impl Pool {
             return;
         }
         assignment.state = AssignmentState::Dialling;
-        let Some(id) = self.judged_member(assignment) else { return };
+        let Some(id) = self.current_member(assignment) else { return };
         if let Breaker::HalfOpen { ejections, .. } = self.members[id].breaker {
             self.set_breaker(id, Breaker::HalfOpen { ejections, is_probed: false });
         }
@@ -400,7 +400,7 @@ impl Pool {
 
     /// Counts the pairs of a target, and tells the policy if there is another number of them. Takes
     /// a step for each key that names the target.
-    fn count(&mut self, id: Id<Target>, change: impl FnOnce(&mut Target)) {
+    fn change_load(&mut self, id: Id<Target>, change: impl FnOnce(&mut Target)) {
         let Some(target) = self.targets.get_mut(id) else { return };
         let before = target.pairs();
         change(target);
@@ -414,7 +414,7 @@ impl Pool {
 
     /// Returns the member whose breaker the outcome of a dial concerns; `None` if its key has left
     /// the set or names another target now.
-    fn judged_member(&self, assignment: &Assignment) -> Option<Id<Member>> {
+    fn current_member(&self, assignment: &Assignment) -> Option<Id<Member>> {
         let member = self.members.get(assignment.member)?;
         (member.target == assignment.target).then_some(assignment.member)
     }
@@ -468,7 +468,7 @@ impl Pool {
     }
 
     /// Takes the changes of breakers since the last call, for the observer.
-    pub(crate) fn drain_breaker_changes(&mut self) -> std::vec::Drain<'_, BreakerChange> {
+    pub(crate) fn take_breaker_changes(&mut self) -> std::vec::Drain<'_, BreakerChange> {
         self.breaker_changes.drain(..)
     }
 }
@@ -489,11 +489,11 @@ impl Pool {
     /// Returns whether the target of an assignment may be dialled: a key of the set that is not
     /// held names it, the one it was picked by or another.
     pub(crate) fn may_dial(&self, assignment: &Assignment) -> bool {
-        self.targets.get(assignment.target).is_some_and(|target| target.open_keys > 0)
+        self.targets.get(assignment.target).is_some_and(|target| target.dialable_keys > 0)
     }
 
     /// Returns the names of the targets that pairs may have.
-    pub(crate) fn live_targets(&self, update: &PendingUpdate) -> LiveTargets {
+    pub(crate) fn live_targets(&self, update: &MergedUpdate) -> LiveTargets {
         let draining = self.draining.iter().map(|id| self.targets[*id].name.clone()).collect();
         LiveTargets::new(update.set.clone(), draining)
     }

@@ -7,14 +7,14 @@ const WORD_BITS: usize = u64::BITS as usize;
 /// `words[0]` has a bit for each position, each further level a bit for each word below it that is
 /// not zero. So a lookup takes three steps for 10,000 positions, and the set 1.3 kB.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct PositionSet {
+pub(super) struct PositionSet {
     words: Vec<Vec<u64>>,
     len: usize,
 }
 
 impl PositionSet {
     /// Returns an empty set for positions below `length`.
-    pub(crate) fn empty(length: usize) -> Self {
+    pub(super) fn empty(length: usize) -> Self {
         let mut words = Vec::new();
         let mut bits = length;
         while bits > 0 {
@@ -25,16 +25,16 @@ impl PositionSet {
         Self { words, len: 0 }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(crate) fn contains(&self, position: usize) -> bool {
+    pub(super) fn contains(&self, position: usize) -> bool {
         let word = self.words.first().and_then(|words| words.get(position / WORD_BITS));
         word.is_some_and(|word| word & bit(position) != 0)
     }
 
-    pub(crate) fn insert(&mut self, position: usize) {
+    pub(super) fn insert(&mut self, position: usize) {
         self.len += usize::from(!self.contains(position));
         let mut index = position;
         for level in &mut self.words {
@@ -43,7 +43,7 @@ impl PositionSet {
         }
     }
 
-    pub(crate) fn remove(&mut self, position: usize) {
+    pub(super) fn remove(&mut self, position: usize) {
         self.len -= usize::from(self.contains(position));
         let mut index = position;
         for level in &mut self.words {
@@ -56,7 +56,7 @@ impl PositionSet {
     }
 
     /// Inserts or removes a position.
-    pub(crate) fn set(&mut self, position: usize, is_in: bool) {
+    pub(super) fn set(&mut self, position: usize, is_in: bool) {
         if is_in {
             self.insert(position);
         } else {
@@ -65,7 +65,7 @@ impl PositionSet {
     }
 
     /// Returns the first position of the set that is not below `from`.
-    pub(crate) fn next(&self, from: usize) -> Option<usize> {
+    pub(super) fn next(&self, from: usize) -> Option<usize> {
         let mut index = from;
         for (level, words) in self.words.iter().enumerate() {
             let word = index / WORD_BITS;
@@ -83,13 +83,13 @@ impl PositionSet {
     }
 
     /// Returns the first position from `from` on, wrapping around.
-    pub(crate) fn next_from(&self, from: usize) -> Option<usize> {
+    pub(super) fn next_from(&self, from: usize) -> Option<usize> {
         self.next(from).or_else(|| self.next(0))
     }
 
     /// Returns the first position from `from` on, wrapping around, that is in both sets, which have
     /// the same length. Looks at 64 positions at a time.
-    pub(crate) fn next_common(&self, other: &Self, from: usize) -> Option<usize> {
+    pub(super) fn next_common(&self, other: &Self, from: usize) -> Option<usize> {
         if self.is_empty() || other.is_empty() {
             return None;
         }
@@ -106,7 +106,7 @@ impl PositionSet {
     }
 
     /// Returns how many positions are in both sets, which have the same length.
-    pub(crate) fn common_len(&self, other: &Self) -> usize {
+    pub(super) fn common_len(&self, other: &Self) -> usize {
         self.common_words(other, 0).map(|bits| bits.count_ones() as usize).sum()
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::arena::Id;
 use super::breaker::Breaker;
 use super::difference::Difference;
-use super::pending_update::{Outcome, PendingUpdate};
+use super::merged_update::{MergedUpdate, Outcome};
 use super::policy::MemberInfo;
 use super::position_set::PositionSet;
 use super::{Member, Pool, Target};
@@ -42,7 +42,7 @@ impl Pool {
     ///
     /// With 10,000 backends this mostly waits for memory. So members are matched in order, and a
     /// target is looked up by name only if a key did not have it before.
-    pub(crate) fn replace(&mut self, update: &PendingUpdate, now: Instant) -> Replaced {
+    pub(crate) fn replace(&mut self, update: &MergedUpdate, now: Instant) -> Replaced {
         let mut affects_pairs = self.remove_closed_earlier(update);
         let Merge { difference, unnamed, retired, before } = self.replace_members(update);
         affects_pairs |= self.drain_or_remove(unnamed, update, now);
@@ -54,7 +54,7 @@ impl Pool {
 
     /// Removes the targets that an earlier one of the merged updates closed. Those that the last
     /// one names come back under new ids. Returns whether any had a pair.
-    fn remove_closed_earlier(&mut self, update: &PendingUpdate) -> bool {
+    fn remove_closed_earlier(&mut self, update: &MergedUpdate) -> bool {
         let closed = update.closed_earlier().filter_map(|name| self.target_by_name.remove(name));
         let removed = closed.filter_map(|id| self.targets.remove(id));
         let affected = removed.filter(|target| target.pairs() > 0).count() > 0;
@@ -63,7 +63,7 @@ impl Pool {
     }
 
     /// Merges the new set into the order.
-    fn replace_members(&mut self, update: &PendingUpdate) -> Merge {
+    fn replace_members(&mut self, update: &MergedUpdate) -> Merge {
         let entries = update.set.shared_entries();
         let old = std::mem::replace(&mut self.order, Vec::with_capacity(entries.len()));
         let mut merge = Merge {
@@ -96,7 +96,7 @@ impl Pool {
     fn insert_member(&mut self, entry: &Arc<Entry>, merge: &mut Merge) {
         merge.difference.added.push(entry.shared_key().clone());
         merge.before.push(None);
-        let target = self.name_target(entry);
+        let target = self.ref_target(entry);
         let id = self.members.insert(Member {
             entry: entry.clone(),
             target,
@@ -126,12 +126,12 @@ impl Pool {
             merge.difference.changed.push(entry.shared_key().clone());
         }
         if !is_same {
-            self.unname_target(target, &mut merge.unnamed);
+            self.unref_target(target, &mut merge.unnamed);
         }
         // A target that was closed on the way has lost its id, though it is named again. Nothing of
         // what was dialled before is a verdict on it: a probe would be waited for in vain.
         if !is_same || !self.targets.contains(target) {
-            let target = self.name_target(entry);
+            let target = self.ref_target(entry);
             let member = &mut self.members[id];
             (member.target, member.breaker, member.last_error) = (target, Breaker::default(), None);
         }
@@ -143,19 +143,19 @@ impl Pool {
         let member = self.members.remove(id).expect("a member of the order is in the arena");
         merge.difference.removed.push(member.entry.shared_key().clone());
         self.departed += member.usage;
-        self.unname_target(member.target, &mut merge.unnamed);
+        self.unref_target(member.target, &mut merge.unnamed);
         merge.retired.push(member.entry);
     }
 
     /// Counts one more key for the target of an entry.
-    fn name_target(&mut self, entry: &Entry) -> Id<Target> {
+    fn ref_target(&mut self, entry: &Entry) -> Id<Target> {
         let name = entry.shared_target_name();
         let targets = &mut self.targets;
         let id = *self.target_by_name.entry(name.clone()).or_insert_with(|| {
             targets.insert(Target {
                 name: name.clone(),
                 keys: 0,
-                open_keys: 0,
+                dialable_keys: 0,
                 first_member: None,
                 dialling: 0,
                 open: 0,
@@ -168,7 +168,7 @@ impl Pool {
 
     /// Counts one key less for a target, and lists it in `unnamed` if that was the last one. A key
     /// of the new set may still name it.
-    fn unname_target(&mut self, id: Id<Target>, unnamed: &mut Vec<Id<Target>>) {
+    fn unref_target(&mut self, id: Id<Target>, unnamed: &mut Vec<Id<Target>>) {
         if let Some(target) = self.targets.get_mut(id) {
             target.keys -= 1;
             if target.keys == 0 {
@@ -182,7 +182,7 @@ impl Pool {
     fn drain_or_remove(
         &mut self,
         unnamed: Vec<Id<Target>>,
-        update: &PendingUpdate,
+        update: &MergedUpdate,
         now: Instant,
     ) -> bool {
         let mut affects_pairs = false;
@@ -193,7 +193,7 @@ impl Pool {
                 target.drain_until = None;
                 continue;
             }
-            (target.open_keys, target.first_member) = (0, None);
+            (target.dialable_keys, target.first_member) = (0, None);
             match update.outcome(&target.name, false) {
                 Outcome::Drain { limit, anew } if target.open > 0 => {
                     affects_pairs |= target.dialling > 0;
@@ -222,7 +222,7 @@ impl Pool {
         self.ejection_ends.clear();
         for id in &*order {
             let target = &mut targets[members[*id].target];
-            (target.open_keys, target.first_member) = (0, None);
+            (target.dialable_keys, target.first_member) = (0, None);
         }
         for (position, id) in order.iter().enumerate() {
             let member = &mut members[*id];
@@ -234,7 +234,7 @@ impl Pool {
                 self.ejection_ends.insert((until, position));
             }
             if !member.entry.is_held() {
-                target.open_keys += 1;
+                target.dialable_keys += 1;
                 self.candidates.insert(position);
                 if member.breaker.is_available() {
                     self.available.insert(position);
@@ -257,8 +257,8 @@ impl Pool {
         let members = self.order.iter().enumerate();
         let mut held = members.filter(|(position, _)| !self.candidates.contains(*position));
         held.any(|(_, id)| {
-            let Target { open_keys, dialling, .. } = self.targets[self.members[*id].target];
-            open_keys == 0 && dialling > 0
+            let Target { dialable_keys, dialling, .. } = self.targets[self.members[*id].target];
+            dialable_keys == 0 && dialling > 0
         })
     }
 }

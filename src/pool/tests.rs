@@ -1,6 +1,6 @@
 //! The pool by itself: picking, the breaker in its rotation, updates, and what is counted.
 
-use super::pending_update::Removal;
+use super::merged_update::Removal;
 use super::replace::Replaced;
 use super::*;
 use crate::backend::{BackendSet, TcpBackend};
@@ -37,12 +37,12 @@ impl Rig {
     }
 
     pub(super) fn replace(&mut self, entries: &[&str]) -> Replaced {
-        self.pool.replace(&PendingUpdate::new(set(entries), Removal::Close), self.now)
+        self.pool.replace(&MergedUpdate::new(set(entries), Removal::Close), self.now)
     }
 
     fn replace_draining(&mut self, entries: &[&str], secs: u64) -> Replaced {
         let removal = Removal::Drain(Duration::from_secs(secs));
-        self.pool.replace(&PendingUpdate::new(set(entries), removal), self.now)
+        self.pool.replace(&MergedUpdate::new(set(entries), removal), self.now)
     }
 
     /// Passes time, as the loop does at the beginning of a turn.
@@ -330,10 +330,10 @@ fn c3_3_a_target_that_another_key_names_keeps_its_pairs() {
 fn c3_6_a_target_that_an_earlier_update_closed_comes_back_without_its_pairs() {
     let mut rig = Rig::new(&["a", "b"]);
     let (a, b) = (rig.open(), rig.open());
-    let live = rig.pool.live_targets(&PendingUpdate::new(set(&["a", "b"]), Removal::Close));
+    let live = rig.pool.live_targets(&MergedUpdate::new(set(&["a", "b"]), Removal::Close));
     let updates = [&["b"][..], &["a", "b"]]
-        .map(|entries| Arc::new(PendingUpdate::new(set(entries), Removal::Close)));
-    let replaced = rig.pool.replace(&PendingUpdate::merge(&updates, &live), rig.now);
+        .map(|entries| Arc::new(MergedUpdate::new(set(entries), Removal::Close)));
+    let replaced = rig.pool.replace(&MergedUpdate::merge(&updates, &live), rig.now);
     assert!(replaced.affects_pairs && replaced.difference.is_empty());
     assert_eq!((rig.pool.serves(&a), rig.pool.serves(&b)), (false, true));
     let usage = |rig: &Rig| rig.pool.backend_stats(rig.now)[0].usage;
@@ -436,7 +436,7 @@ fn c2_4_a_client_that_tries_all_is_cheap_even_if_every_other_backend_is_ejected(
         for index in 0..COUNT {
             set.set_weight(&format!("{index:05}"), index % 100 + 1);
         }
-        rig.pool.replace(&PendingUpdate::new(set, Removal::Close), rig.now);
+        rig.pool.replace(&MergedUpdate::new(set, Removal::Close), rig.now);
         let start = Instant::now();
         for has_failed in [true, false] {
             let mut tried = Tried::default();
@@ -467,7 +467,7 @@ fn c3_8_a_burst_that_moves_many_targets_is_linear() {
     for shift in 0..3 {
         let set = set(shift);
         let start = Instant::now();
-        rig.pool.replace(&PendingUpdate::new(set, Removal::Close), rig.now);
+        rig.pool.replace(&MergedUpdate::new(set, Removal::Close), rig.now);
         took.push(start.elapsed());
     }
     assert_eq!(rig.pool.target_by_name.len(), keys.len());

@@ -53,8 +53,9 @@ pub(crate) struct DriveContext<'a> {
     pub(crate) scratch: &'a mut [u8],
     pub(crate) pipes: &'a mut Pipes,
     pub(crate) now: Instant,
-    /// For how long a slow reader may be busy with what this drive has sent above the unsent mark.
-    pub(crate) lead: Duration,
+    /// How long a slow reader may take to read what this drive has sent above
+    /// `TCP_NOTSENT_LOWAT`. The timeouts of the pair wait for that.
+    pub(crate) timeout_grace: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,7 @@ enum Flow {
 
 /// Why a drive came to a halt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Drive {
+pub(crate) enum DirectionProgress {
     /// Nothing can be done until an event.
     Blocked,
     /// More could be done, but the budget is spent.
@@ -111,42 +112,46 @@ impl Direction {
     /// Errors stay with the side that met them. A source that has failed is read to the last byte
     /// that it still has.
     ///
-    /// `is_closed_next` tells that the other direction has ended: the sink is closed right after
+    /// `sink_closes_next` tells that the other direction has ended: the sink is closed right after
     /// this one ends. Closing it may then be enough to pass the end on.
     pub(crate) fn drive(
         &mut self,
-        from: &mut Side,
-        to: &mut Side,
+        source: &mut Side,
+        sink: &mut Side,
         cx: &mut DriveContext<'_>,
         budget: usize,
         moved: &mut u64,
-        is_closed_next: bool,
-    ) -> Drive {
+        sink_closes_next: bool,
+    ) -> DirectionProgress {
         let mut left = budget;
         loop {
-            if !self.send_spliced(to, cx, moved) || !self.send_unsent(to, moved) {
-                self.read_ahead(from, to, cx.scratch);
-                return Drive::Blocked;
+            if !self.send_spliced(sink, cx, moved) || !self.send_unsent(sink, moved) {
+                self.read_ahead(source, sink, cx.scratch);
+                return DirectionProgress::Blocked;
             }
             match self.flow {
-                Flow::Ended => return Drive::Ended,
-                Flow::Ending if is_closed_next && to.is_ended_by_closing() => {
+                Flow::Ended => return DirectionProgress::Ended,
+                Flow::Ending if sink_closes_next && sink.is_ended_by_closing() => {
                     self.flow = Flow::Ended;
                 }
-                Flow::Ending if to.shutdown_write().is_some() => self.flow = Flow::Ended,
-                Flow::Ending => return Drive::Blocked,
-                Flow::Open if to.has_failed() => return Drive::Blocked,
-                Flow::Open if left == 0 && from.is_readable() => return Drive::Unfinished,
-                Flow::Open => match self.splice_in(from, to, cx) {
-                    Fill::Blocked => return Drive::Blocked,
+                Flow::Ending if sink.shutdown_write().is_some() => self.flow = Flow::Ended,
+                Flow::Ending => return DirectionProgress::Blocked,
+                Flow::Open if sink.has_failed() => return DirectionProgress::Blocked,
+                Flow::Open if left == 0 && source.is_readable() => {
+                    return DirectionProgress::Unfinished;
+                }
+                Flow::Open => match self.splice_in(source, sink, cx) {
+                    Fill::Blocked => return DirectionProgress::Blocked,
                     Fill::Bytes(len) => left = left.saturating_sub(len),
                     Fill::Copy => {
                         let largest = cx.scratch.len();
                         let size = self.read_size.min(largest);
                         let room = &mut cx.scratch[..size];
-                        let Some(len) = from.read(room) else { return Drive::Blocked };
+                        let Some(len) = source.read(room) else {
+                            return DirectionProgress::Blocked;
+                        };
                         left = left.saturating_sub(len);
-                        self.pass_on(&room[..len], size, largest, to, moved);
+                        self.pass_on(&room[..len], size, largest, sink, moved);
                     }
                 },
             }
@@ -154,52 +159,57 @@ impl Direction {
     }
 
     /// Fills a pipe, if this is bulk and can be spliced.
-    fn splice_in(&mut self, from: &mut Side, to: &Side, cx: &mut DriveContext<'_>) -> Fill {
+    fn splice_in(&mut self, source: &mut Side, sink: &Side, cx: &mut DriveContext<'_>) -> Fill {
         #[cfg(any(test, fuzzing))]
         if cx.pipes.are_for_all() {
             self.is_bulk = true;
         }
         if self.is_bulk && self.splicing.is_none() {
-            self.splicing = Splicing::begin(from, to, cx.pipes, cx.now);
+            self.splicing = Splicing::begin(source, sink, cx.pipes, cx.now);
         }
         let Some(splicing) = &mut self.splicing else { return Fill::Copy };
-        let fill = splicing.fill(from, cx.pipes, cx.now);
+        let fill = splicing.splice_in(source, cx.pipes, cx.now);
         if matches!(fill, Fill::Copy) {
-            self.shrink(to, self.read_size / 2);
+            self.shrink(sink, self.read_size / 2);
         }
         fill
     }
 
     /// Sends what is unsent in a pipe. Returns whether nothing is left there.
-    fn send_spliced(&mut self, to: &mut Side, cx: &mut DriveContext<'_>, moved: &mut u64) -> bool {
+    fn send_spliced(
+        &mut self,
+        sink: &mut Side,
+        cx: &mut DriveContext<'_>,
+        moved: &mut u64,
+    ) -> bool {
         let Some(splicing) = &mut self.splicing else { return true };
         let before = *moved;
-        let is_empty = splicing.drain(to, cx.pipes, moved, cx.now);
+        let is_empty = splicing.splice_out(sink, cx.pipes, moved, cx.now);
         if *moved > before {
             self.unflushed = true;
-            cx.lead = cx.lead.max(splicing.lead());
+            cx.timeout_grace = cx.timeout_grace.max(splicing.timeout_grace());
         }
         if is_empty && splicing.has_stalled() {
-            self.shrink(to, SMALLEST_READ);
+            self.shrink(sink, SMALLEST_READ);
         } else if is_empty && splicing.is_small() {
-            self.shrink(to, self.read_size / 2);
+            self.shrink(sink, self.read_size / 2);
         }
         is_empty
     }
 
     /// Makes reads smaller, and ends splicing.
-    fn shrink(&mut self, to: &Side, read_size: usize) {
+    fn shrink(&mut self, sink: &Side, read_size: usize) {
         (self.read_size, self.full_reads) = (read_size.max(SMALLEST_READ), 0);
         self.is_bulk = false;
         if let Some(splicing) = self.splicing.take() {
-            splicing.end(to);
+            splicing.end(sink);
         }
     }
 
     /// Sends what is unsent and has it flushed. Returns whether nothing is left.
-    fn send_unsent(&mut self, to: &mut Side, moved: &mut u64) -> bool {
+    fn send_unsent(&mut self, sink: &mut Side, moved: &mut u64) -> bool {
         while self.sent < self.unsent.len() {
-            let Some(len) = to.write(&self.unsent[self.sent..]) else { return false };
+            let Some(len) = sink.write(&self.unsent[self.sent..]) else { return false };
             self.sent += len;
             self.unflushed = true;
             *moved += len as u64;
@@ -208,26 +218,26 @@ impl Direction {
             (self.unsent, self.sent) = (Vec::new(), 0); // frees the memory
         }
         if self.unflushed {
-            self.unflushed = to.flush().is_none();
+            self.unflushed = sink.flush().is_none();
         }
         !self.unflushed
     }
 
     /// Appends the last of a stream to what is unsent, if the peer may have ended its stream. Not
     /// while splicing: what is unsent is in a pipe then.
-    fn read_ahead(&mut self, from: &mut Side, to: &Side, scratch: &mut [u8]) {
-        if self.splicing.is_some() || !from.may_have_ended() {
+    fn read_ahead(&mut self, source: &mut Side, sink: &Side, scratch: &mut [u8]) {
+        if self.splicing.is_some() || !source.may_have_ended() {
             return;
         }
         // Else what was sent long ago would pile up, for a sink that never takes all.
         self.unsent.drain(..self.sent);
         self.sent = 0;
-        while self.flow == Flow::Open && from.may_have_ended() && !to.has_failed() {
+        while self.flow == Flow::Open && source.may_have_ended() && !sink.has_failed() {
             let room = scratch.len().saturating_sub(self.unsent.len());
             if room == 0 {
                 return;
             }
-            match from.read(&mut scratch[..room]) {
+            match source.read(&mut scratch[..room]) {
                 None => return,
                 Some(0) => self.flow = Flow::Ending,
                 Some(len) => self.unsent.extend_from_slice(&scratch[..len]),
@@ -241,7 +251,7 @@ impl Direction {
         mut bytes: &[u8],
         read_size: usize,
         largest: usize,
-        to: &mut Side,
+        sink: &mut Side,
         moved: &mut u64,
     ) {
         if bytes.is_empty() {
@@ -250,14 +260,14 @@ impl Direction {
         }
         let filled_the_read = bytes.len() == read_size;
         while !bytes.is_empty() {
-            let Some(len) = to.write(bytes) else { break };
+            let Some(len) = sink.write(bytes) else { break };
             bytes = &bytes[len..];
             self.unflushed = true;
             *moved += len as u64;
         }
         if !bytes.is_empty() {
             self.unsent = bytes.to_vec();
-            self.shrink(to, self.read_size / 2);
+            self.shrink(sink, self.read_size / 2);
         } else if filled_the_read {
             self.full_reads += 1;
             if self.full_reads == READS_TO_GROW {
@@ -315,16 +325,20 @@ mod tests {
             self.to.set_ready(Readiness::READ_WRITE);
         }
 
-        fn drive(&mut self, budget: usize) -> Drive {
+        fn drive(&mut self, budget: usize) -> DirectionProgress {
             self.drive_before_closing(budget, false)
         }
 
-        fn drive_before_closing(&mut self, budget: usize, is_closed_next: bool) -> Drive {
+        fn drive_before_closing(
+            &mut self,
+            budget: usize,
+            sink_closes_next: bool,
+        ) -> DirectionProgress {
             let mut cx = DriveContext {
                 scratch: &mut self.scratch,
                 pipes: &mut self.pipes,
                 now: self.now,
-                lead: Duration::ZERO,
+                timeout_grace: Duration::ZERO,
             };
             self.direction.drive(
                 &mut self.from,
@@ -332,7 +346,7 @@ mod tests {
                 &mut cx,
                 budget,
                 &mut self.moved,
-                is_closed_next,
+                sink_closes_next,
             )
         }
 
@@ -354,7 +368,7 @@ mod tests {
         let sink = Script::new().takes([1, 0, 3, 0, 2, 1, 0].repeat(600));
         let mut rig = Rig::new(source, sink);
         let mut drives = 0;
-        while rig.drive(100) != Drive::Ended {
+        while rig.drive(100) != DirectionProgress::Ended {
             rig.events();
             drives += 1;
             assert!(drives < 10_000, "no progress");
@@ -368,13 +382,13 @@ mod tests {
     fn c6_2_the_end_is_passed_on_after_what_is_stuck() {
         let source = Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]);
         let mut rig = Rig::new(source, Script::new().takes([1, 0, 0]));
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         assert!(!rig.sink.is_shut() && !rig.direction.source_has_ended());
         rig.events();
         rig.events();
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         rig.events();
-        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.drive(1000), DirectionProgress::Ended);
         assert_eq!(rig.received(), b"tail");
         assert!(rig.sink.is_shut());
     }
@@ -385,10 +399,10 @@ mod tests {
             Script::new().reads([Act::Data(pattern(100)), Act::Data(pattern(100)), Act::Block]);
         let read = source.seen();
         let mut rig = Rig::new(source, Script::new().takes([10, 0]));
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!((read.reads(), rig.direction.unsent.len()), (1, 90));
         rig.events();
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!((read.reads(), rig.direction.unsent.capacity()), (3, 0));
         assert_eq!(rig.received().len(), 200);
     }
@@ -399,7 +413,7 @@ mod tests {
         let mut sizes = vec![usize::MAX; 3 * READS_TO_GROW as usize];
         sizes.extend([5, 0]);
         let mut rig = Rig::new(source, Script::new().takes(sizes));
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!(rig.received().len(), READS_TO_GROW as usize * (16 + 32 + 64) * 1024 + 5);
         assert_eq!(
             rig.direction.unsent.len(),
@@ -413,9 +427,9 @@ mod tests {
     fn c6_6_a_spent_budget_leaves_the_rest_for_later_without_an_event() {
         let source = Script::new().reads([Act::Data(pattern(40_000)), Act::Block]);
         let mut rig = Rig::new(source, Script::new());
-        assert_eq!(rig.drive(1), Drive::Unfinished);
+        assert_eq!(rig.drive(1), DirectionProgress::Unfinished);
         assert_eq!(rig.received().len(), SMALLEST_READ);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!(rig.received(), pattern(40_000));
     }
 
@@ -427,7 +441,7 @@ mod tests {
         let mut rig = Rig::new(source, Script::new());
         rig.from.set_ready(Readiness { error: true, ..Readiness::default() });
         assert_eq!(rig.from.failure().unwrap().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!(rig.received(), b"before", "what came before the reset is passed on");
         assert!(!rig.sink.is_shut() && !rig.direction.source_has_ended());
     }
@@ -436,12 +450,12 @@ mod tests {
     fn c6_4_errors_stay_with_the_side_that_met_them() {
         let source = Script::new().reads([Act::Fail(ErrorKind::ConnectionReset)]);
         let mut rig = Rig::new(source, Script::new());
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         assert!(rig.from.has_failed() && !rig.to.has_failed());
 
         let source = Script::new().reads([Act::Data(b"x".to_vec()), Act::Block]);
         let mut rig = Rig::new(source, Script::new().write_error(ErrorKind::BrokenPipe));
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         assert!(rig.to.has_failed() && !rig.from.has_failed());
     }
 
@@ -454,7 +468,7 @@ mod tests {
             Act::End,
         ]);
         let mut rig = Rig::new(source, Script::new());
-        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.drive(1000), DirectionProgress::Ended);
         assert_eq!(rig.received(), b"x");
     }
 
@@ -485,12 +499,12 @@ mod tests {
         let source = Script::new().reads([Act::Data(b"record".to_vec()), Act::End]);
         let read = source.seen();
         let mut rig = Rig::new(source, Script::new().flush_blocks(2));
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         rig.events();
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         assert_eq!(read.reads(), 1);
         rig.events();
-        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.drive(1000), DirectionProgress::Ended);
         assert!(rig.sink.is_shut());
     }
 
@@ -498,14 +512,14 @@ mod tests {
     fn c1_2_what_was_stuck_and_a_preface_are_flushed_too() {
         let source = || Script::new().reads([Act::Data(b"record".to_vec()), Act::End]);
         let mut stuck = Rig::new(source(), Script::new().takes([0]).flush_blocks(1));
-        assert_eq!(stuck.drive(1000), Drive::Blocked);
+        assert_eq!(stuck.drive(1000), DirectionProgress::Blocked);
         let mut preface = Rig::new(source(), Script::new().flush_blocks(1));
         preface.direction = Direction::new(b"preface".to_vec());
         for rig in [&mut stuck, &mut preface] {
             rig.events();
-            assert_eq!(rig.drive(1000), Drive::Blocked, "not flushed");
+            assert_eq!(rig.drive(1000), DirectionProgress::Blocked, "not flushed");
             rig.events();
-            assert_eq!(rig.drive(1000), Drive::Ended);
+            assert_eq!(rig.drive(1000), DirectionProgress::Ended);
         }
     }
 
@@ -513,25 +527,25 @@ mod tests {
     fn c6_6_a_spent_budget_asks_for_no_turn_if_nothing_is_left() {
         let source = Script::new().reads([Act::Data(pattern(10))]).drained_by_short_reads();
         let mut rig = Rig::new(source, Script::new());
-        assert_eq!(rig.drive(1), Drive::Blocked);
+        assert_eq!(rig.drive(1), DirectionProgress::Blocked);
     }
 
     #[test]
     fn c1_2_ending_the_write_side_may_block() {
         let mut rig = Rig::new(Script::new().reads([Act::End]), Script::new().shutdown_blocks(1));
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         assert!(rig.direction.source_has_ended() && !rig.sink.is_shut());
         rig.events();
-        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.drive(1000), DirectionProgress::Ended);
         assert!(rig.sink.is_shut());
     }
 
     #[test]
     fn c6_2_the_end_is_left_to_the_closing_only_where_it_follows_and_is_enough() {
-        let ended_by_closing = |sink: Script, is_closed_next| {
+        let ended_by_closing = |sink: Script, sink_closes_next| {
             let mut rig =
                 Rig::new(Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]), sink);
-            assert_eq!(rig.drive_before_closing(1000, is_closed_next), Drive::Ended);
+            assert_eq!(rig.drive_before_closing(1000, sink_closes_next), DirectionProgress::Ended);
             assert_eq!(rig.received(), b"tail");
             !rig.sink.is_shut()
         };
@@ -545,7 +559,7 @@ mod tests {
         let sink = Script::new().closed_by_dropping().error(ErrorKind::ConnectionReset);
         let mut rig = Rig::new(Script::new().reads([Act::End]), sink);
         rig.to.set_ready(Readiness { error: true, ..Readiness::default() });
-        assert_eq!(rig.drive_before_closing(1000, true), Drive::Blocked);
+        assert_eq!(rig.drive_before_closing(1000, true), DirectionProgress::Blocked);
     }
 
     #[test]
@@ -553,7 +567,7 @@ mod tests {
         let mut rig =
             Rig::new(Script::new().reads([Act::Data(b"body".to_vec()), Act::End]), Script::new());
         rig.direction = Direction::new(b"head ".to_vec());
-        assert_eq!(rig.drive(1000), Drive::Ended);
+        assert_eq!(rig.drive(1000), DirectionProgress::Ended);
         assert_eq!(rig.received(), b"head body");
     }
 
@@ -561,7 +575,7 @@ mod tests {
     fn a_sink_that_takes_nothing_has_failed() {
         let source = Script::new().reads([Act::Data(b"x".to_vec()), Act::Block]);
         let mut rig = Rig::new(source, Script::new().write_zero());
-        assert_eq!(rig.drive(1000), Drive::Blocked);
+        assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
         assert_eq!(rig.to.failure().unwrap().kind(), ErrorKind::WriteZero);
     }
 
@@ -585,7 +599,7 @@ mod tests {
     fn c6_8_bulk_is_spliced_once_reads_have_grown_and_copied_again_when_they_shrink() {
         let more = [100_000, 20, SMALLEST_READ, 20, 20, 20, 20, 70_000];
         let mut rig = bulk(more.map(|len| Act::Data(pattern(len))), []);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!(rig.received().len(), GROWTH + more.iter().sum::<usize>());
         assert_eq!(rig.moved, rig.received().len() as u64);
         assert_eq!(rig.source.splice_calls(), 7, "what follows small pieces is copied");
@@ -597,13 +611,16 @@ mod tests {
     fn c6_8_what_the_sink_does_not_take_stays_in_the_pipe_and_is_counted_when_it_is_taken() {
         let more = [Act::Data(pattern(100_000)), Act::End];
         let mut rig = bulk(more, [60_000, 0, 10_000, 0]);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!((rig.moved, rig.direction.unsent.len()), (GROWTH as u64 + 60_000, 0));
         rig.events();
-        assert_eq!((rig.drive(usize::MAX), rig.moved), (Drive::Blocked, GROWTH as u64 + 70_000));
+        assert_eq!(
+            (rig.drive(usize::MAX), rig.moved),
+            (DirectionProgress::Blocked, GROWTH as u64 + 70_000)
+        );
         assert!(!rig.direction.source_has_ended(), "nothing is read meanwhile");
         rig.events();
-        assert_eq!(rig.drive(usize::MAX), Drive::Ended);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Ended);
         assert_eq!(rig.received()[GROWTH..], pattern(100_000));
         assert!(rig.sink.is_shut());
     }
@@ -613,10 +630,10 @@ mod tests {
     fn c6_8_a_reader_that_stalls_gets_what_is_in_the_pipe_and_then_small_copies() {
         let more = [100_000, 400_000].map(|len| Act::Data(pattern(len)));
         let mut rig = bulk(more, [60_000, 0, 40_000, 5, 0]);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         rig.events();
         rig.now += Duration::from_secs(1);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!(rig.source.splice_calls(), 1);
         assert_eq!(rig.direction.unsent.len(), SMALLEST_READ - 5);
         assert!(rig.direction.splicing.is_none());
@@ -643,10 +660,10 @@ mod tests {
     fn c6_8_a_reader_that_is_blocked_for_a_moment_keeps_up() {
         let more = [100_000, 400_000].map(|len| Act::Data(pattern(len)));
         let mut rig = bulk(more, [60_000, 0]);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         rig.events();
         rig.now += Duration::from_millis(10);
-        assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
         assert_eq!((rig.source.splice_calls(), rig.received().len()), (3, GROWTH + 500_000));
         assert!(rig.direction.splicing.is_some());
     }
@@ -664,7 +681,7 @@ mod tests {
             rig.pipes = Pipes::new(Some(Box::new(PlentyOfPipes(1 << 20))));
         }
         for rig in [&mut rig, &mut from_none, &mut to_none] {
-            assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+            assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
             assert_eq!((rig.source.splice_calls(), rig.received().len()), (0, GROWTH + 400_000));
         }
     }
@@ -678,7 +695,7 @@ mod tests {
         ] {
             let mut rig = bulk([Act::Data(pattern(400_000)), Act::Block, Act::End], []);
             rig.from.set_ready(event);
-            assert_eq!(rig.drive(usize::MAX), Drive::Blocked);
+            assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
             assert_eq!((rig.source.splice_calls(), rig.received().len()), (0, GROWTH + 400_000));
         }
     }

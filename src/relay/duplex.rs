@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Direction, Drive, DriveContext, Pipes, Side};
-use crate::stats::EndReason;
+use super::{Direction, DirectionProgress, DriveContext, Pipes, Side};
+use crate::end_reason::EndReason;
 use crate::time::after;
 
 /// The two sides of a pair, and both directions between them.
@@ -16,7 +16,7 @@ pub(crate) struct Duplex {
     pub(crate) bytes_up: u64,
     pub(crate) bytes_down: u64,
     /// When the last byte moved, or the first of the streams ended. Later if splicing has handed
-    /// the kernel more than the unsent mark allows: when a slow reader has read that.
+    /// the kernel more than `TCP_NOTSENT_LOWAT` allows: when a slow reader has read that.
     active_at: Instant,
 }
 
@@ -87,10 +87,10 @@ impl Duplex {
         now: Instant,
     ) -> Progress {
         let before = (self.bytes_up + self.bytes_down, self.is_half_closed());
-        let mut cx = DriveContext { scratch, pipes, now, lead: Duration::ZERO };
+        let mut cx = DriveContext { scratch, pipes, now, timeout_grace: Duration::ZERO };
         let progress = self.drive_both(&mut cx, budget);
         if (self.bytes_up + self.bytes_down, self.is_half_closed()) != before {
-            self.active_at = self.active_at.max(after(now, cx.lead));
+            self.active_at = self.active_at.max(after(now, cx.timeout_grace));
         }
         progress
     }
@@ -100,21 +100,25 @@ impl Duplex {
         let Self { client, backend, upload, download, bytes_up, bytes_down, .. } = self;
         loop {
             let failed_before = (client.has_failed(), backend.has_failed());
-            let is_last = download.sink_was_ended();
-            let up = upload.drive(client, backend, cx, budget, bytes_up, is_last);
-            let is_last = upload.sink_was_ended();
-            let down = download.drive(backend, client, cx, budget, bytes_down, is_last);
+            let download_is_over = download.sink_was_ended();
+            let up = upload.drive(client, backend, cx, budget, bytes_up, download_is_over);
+            let upload_is_over = upload.sink_was_ended();
+            let down = download.drive(backend, client, cx, budget, bytes_down, upload_is_over);
             let (client_failed, backend_failed) = (client.has_failed(), backend.has_failed());
             return match (up, down) {
                 // What a side had sent before it failed is passed on as far as the other takes it.
                 _ if (client_failed, backend_failed) != failed_before => continue,
-                (Drive::Unfinished, _) | (_, Drive::Unfinished) => Progress::Unfinished,
+                (DirectionProgress::Unfinished, _) | (_, DirectionProgress::Unfinished) => {
+                    Progress::Unfinished
+                }
                 // A stream that had ended before its side failed is complete: it is delivered.
                 _ if client_failed && !backend_failed && upload.is_ending() => Progress::Waiting,
                 _ if backend_failed && !client_failed && download.is_ending() => Progress::Waiting,
                 _ if client_failed => Progress::Over(EndReason::ClientFailed),
                 _ if backend_failed => Progress::Over(EndReason::BackendFailed),
-                (Drive::Ended, Drive::Ended) => Progress::Over(EndReason::Finished),
+                (DirectionProgress::Ended, DirectionProgress::Ended) => {
+                    Progress::Over(EndReason::Finished)
+                }
                 _ => Progress::Waiting,
             };
         }

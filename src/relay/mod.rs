@@ -6,8 +6,9 @@
 //!
 //! To follow a reset from the backend to its client: an event with an error or a read that fails
 //! gives the backend's side its failure ([`Side::set_ready`], [`Side::read`]). [`Duplex::drive`]
-//! passes on what was sent before, and returns [`Progress::Over`]. The pair is closed. Its client's
-//! side is not marked orderly, so dropping it calls [`Stream::abort`](crate::net::Stream::abort).
+//! passes on what was sent before, and returns [`Progress::Over`]. `EventLoop::close_pair` takes the
+//! pair apart with [`Duplex::into_sides`]. The client's side is not marked orderly, so dropping it
+//! calls [`Stream::abort`](crate::net::Stream::abort): for TCP, a linger time of 0 in `net/tcp.rs`.
 
 mod direction;
 mod duplex;
@@ -17,7 +18,7 @@ mod pipes;
 mod side;
 mod splice;
 
-pub(crate) use direction::{Direction, Drive, DriveContext};
+pub(crate) use direction::{Direction, DirectionProgress, DriveContext};
 pub(crate) use duplex::{Duplex, Progress};
 #[cfg(all(feature = "splice", target_os = "linux"))]
 pub(crate) use kernel_pipes::Kernel;

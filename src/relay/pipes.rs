@@ -67,7 +67,7 @@ impl Pipes {
     /// Returns whether one more direction may be spliced.
     pub(crate) fn may_begin(&mut self, now: Instant) -> bool {
         let Some(system) = &self.system else { return false };
-        if self.is_paused(now) || (self.empty.is_empty() && self.open() == MOST_PIPES) {
+        if self.is_paused(now) || (self.empty.is_empty() && self.count() == MOST_PIPES) {
             return false;
         }
         let is_safe = system.is_safe();
@@ -83,7 +83,7 @@ impl Pipes {
     }
 
     fn make(&mut self, now: Instant) -> Option<Pipe> {
-        if self.is_paused(now) || self.open() == MOST_PIPES {
+        if self.is_paused(now) || self.count() == MOST_PIPES {
             return None;
         }
         let ends = self.system.as_ref()?.open();
@@ -103,7 +103,7 @@ impl Pipes {
     /// Keeps as many empty pipes as are in use, and one more: all that are open count against what
     /// the system allows the user.
     pub(crate) fn trim(&mut self) {
-        let in_use = self.open() - self.empty.len();
+        let in_use = self.count() - self.empty.len();
         self.empty.truncate(in_use + 1);
     }
 
@@ -124,7 +124,7 @@ impl Pipes {
     }
 
     /// Returns how many there are, empty or not.
-    fn open(&self) -> usize {
+    fn count(&self) -> usize {
         Arc::strong_count(&self.count) - 1
     }
 
@@ -216,7 +216,7 @@ mod tests {
                 pipes.empty.len()
             );
         }
-        assert_eq!((pipes.open(), pipes.empty.len()), (1, 1));
+        assert_eq!((pipes.count(), pipes.empty.len()), (1, 1));
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(pipes.empty.len(), 4);
         drop(taken);
         pipes.trim();
-        assert_eq!((pipes.open(), pipes.empty.len()), (1, 1));
+        assert_eq!((pipes.count(), pipes.empty.len()), (1, 1));
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         let taken = [pipes.take(later).unwrap(), pipes.take(later).unwrap()];
         taken.into_iter().for_each(|pipe| pipes.give_back(pipe));
         assert!(pipes.close_empty(later));
-        assert_eq!((pipes.open(), pipes.take(later).is_some()), (0, false));
+        assert_eq!((pipes.count(), pipes.take(later).is_some()), (0, false));
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Side {
 
     /// Fills a pipe with what there is. Returns `None` as [`read`](Self::read) does, `Some(0)` if
     /// only a read can tell what comes next.
-    pub(crate) fn fill(&mut self, pipe: &mut Pipe) -> Option<usize> {
+    pub(crate) fn splice_in(&mut self, pipe: &mut Pipe) -> Option<usize> {
         while self.readable {
             match retry_interrupted(|| pipe.fill(&mut *self.stream)) {
                 Ok(len) => return Some(len),
@@ -189,7 +189,7 @@ impl Side {
     }
 
     /// Moves bytes on from a pipe; `None` as in [`write`](Self::write).
-    pub(crate) fn drain(&mut self, pipe: &mut Pipe) -> Option<usize> {
+    pub(crate) fn splice_out(&mut self, pipe: &mut Pipe) -> Option<usize> {
         self.attempt(|stream| match pipe.drain(stream) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             result => result,

@@ -14,7 +14,7 @@ const SMALL_FILL: usize = 16 << 10;
 const SMALL_FILLS_TO_END: u32 = 4;
 /// How many unsent bytes the kernel holds for a reader that keeps up. With the default of 128 KiB
 /// it takes what is spliced in small pieces, and pipes are left with bytes in them.
-const RAISED_MARK: u32 = 1 << 20;
+const RAISED_LOWAT: u32 = 1 << 20;
 /// The slowest reader that loses nothing to a timeout reads so many bytes per second.
 const SLOWEST_READER: u32 = 20_000;
 
@@ -27,8 +27,8 @@ pub(super) struct Splicing {
     has_stalled: bool,
     /// How many times in a row little was there to fill the pipe with.
     small_fills: u32,
-    /// The sink's unsent mark, if it was raised.
-    lower_mark: Option<u32>,
+    /// The sink's `TCP_NOTSENT_LOWAT` before it was raised, if it was.
+    saved_lowat: Option<u32>,
 }
 
 /// What came of filling a pipe.
@@ -43,32 +43,32 @@ pub(super) enum Fill {
 impl Splicing {
     /// Begins to splice, if both sides can and the system lets it.
     pub(super) fn begin(
-        from: &Side,
-        to: &Side,
+        source: &Side,
+        sink: &Side,
         pipes: &mut Pipes,
         now: Instant,
     ) -> Option<Box<Self>> {
-        if !(from.can_splice_in() && to.can_splice_out() && pipes.may_begin(now)) {
+        if !(source.can_splice_in() && sink.can_splice_out() && pipes.may_begin(now)) {
             return None;
         }
-        let lower_mark = net::raise_unsent_mark(to.stream(), RAISED_MARK);
+        let saved_lowat = net::raise_notsent_lowat(sink.stream(), RAISED_LOWAT);
         Some(Box::new(Self {
             pipe: None,
             blocked_since: None,
             has_stalled: false,
             small_fills: 0,
-            lower_mark,
+            saved_lowat,
         }))
     }
 
     /// Fills a pipe from a source.
-    pub(super) fn fill(&mut self, from: &mut Side, pipes: &mut Pipes, now: Instant) -> Fill {
+    pub(super) fn splice_in(&mut self, source: &mut Side, pipes: &mut Pipes, now: Instant) -> Fill {
         debug_assert!(self.pipe.is_none());
-        if !from.can_splice_in() {
+        if !source.can_splice_in() {
             return Fill::Copy;
         }
         let Some(mut pipe) = pipes.take(now) else { return Fill::Copy };
-        match from.fill(&mut pipe) {
+        match source.splice_in(&mut pipe) {
             Some(0) => {
                 pipes.give_back(pipe);
                 Fill::Copy
@@ -86,9 +86,9 @@ impl Splicing {
     }
 
     /// Sends what is in the pipe, and gives it back when it is empty. Returns whether that is so.
-    pub(super) fn drain(
+    pub(super) fn splice_out(
         &mut self,
-        to: &mut Side,
+        sink: &mut Side,
         pipes: &mut Pipes,
         moved: &mut u64,
         now: Instant,
@@ -96,10 +96,10 @@ impl Splicing {
         let Some(mut pipe) = self.pipe.take() else { return true };
         if self.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= STALL) {
             self.has_stalled = true;
-            self.restore_mark(to);
+            self.restore_lowat(sink);
         }
         while !pipe.is_empty() {
-            let Some(len) = to.drain(&mut pipe) else {
+            let Some(len) = sink.splice_out(&mut pipe) else {
                 self.blocked_since.get_or_insert(now);
                 self.pipe = Some(pipe);
                 return false;
@@ -123,20 +123,20 @@ impl Splicing {
 
     /// Returns for how long a slow reader may be busy with what the kernel holds for it above the
     /// mark.
-    pub(super) fn lead(&self) -> Duration {
-        let above = |mark| Duration::from_secs(1) * (RAISED_MARK - mark) / SLOWEST_READER;
-        self.lower_mark.map_or(Duration::ZERO, above)
+    pub(super) fn timeout_grace(&self) -> Duration {
+        let above = |lowat| Duration::from_secs(1) * (RAISED_LOWAT - lowat) / SLOWEST_READER;
+        self.saved_lowat.map_or(Duration::ZERO, above)
     }
 
     /// Ends splicing, with the pipe given back.
-    pub(super) fn end(mut self, to: &Side) {
+    pub(super) fn end(mut self, sink: &Side) {
         debug_assert!(self.pipe.is_none());
-        self.restore_mark(to);
+        self.restore_lowat(sink);
     }
 
-    fn restore_mark(&mut self, to: &Side) {
-        if let Some(mark) = self.lower_mark.take() {
-            net::set_unsent_mark(to.stream(), mark);
+    fn restore_lowat(&mut self, sink: &Side) {
+        if let Some(lowat) = self.saved_lowat.take() {
+            net::set_notsent_lowat(sink.stream(), lowat);
         }
     }
 }
@@ -154,7 +154,7 @@ mod tests {
 
     const MARK: u32 = 128 << 10;
 
-    /// One side of the balancer, with this unsent mark, and its peer.
+    /// One side of the balancer, with this `TCP_NOTSENT_LOWAT`, and its peer.
     fn side(mark: Option<u32>) -> (Side, net::TcpStream) {
         let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -194,23 +194,23 @@ mod tests {
     }
 
     #[test]
-    fn c6_8_the_unsent_mark_is_raised_for_as_long_as_a_direction_is_spliced() {
+    fn c6_8_notsent_lowat_is_raised_for_as_long_as_a_direction_is_spliced() {
         let ((from, _source), (to, _sink)) = (side(Some(MARK)), side(Some(MARK)));
         let splicing = Splicing::begin(&from, &to, &mut pipes(), Instant::now()).unwrap();
-        assert_eq!((mark(&from), mark(&to)), (MARK, RAISED_MARK));
-        let secs = f64::from(RAISED_MARK - MARK) / 20_000.0;
-        assert!((splicing.lead().as_secs_f64() - secs).abs() < 0.01);
+        assert_eq!((mark(&from), mark(&to)), (MARK, RAISED_LOWAT));
+        let secs = f64::from(RAISED_LOWAT - MARK) / 20_000.0;
+        assert!((splicing.timeout_grace().as_secs_f64() - secs).abs() < 0.01);
         splicing.end(&to);
         assert_eq!(mark(&to), MARK);
     }
 
     #[test]
     fn c6_8_a_mark_that_the_host_has_removed_or_raised_is_left_alone() {
-        for former in [None, Some(RAISED_MARK + 1)] {
+        for former in [None, Some(RAISED_LOWAT + 1)] {
             let ((from, _source), (to, _sink)) = (side(former), side(former));
             let before = mark(&to);
             let splicing = Splicing::begin(&from, &to, &mut pipes(), Instant::now()).unwrap();
-            assert_eq!((mark(&to), splicing.lead()), (before, Duration::ZERO));
+            assert_eq!((mark(&to), splicing.timeout_grace()), (before, Duration::ZERO));
             splicing.end(&to);
             assert_eq!(mark(&to), before);
         }
@@ -223,10 +223,10 @@ mod tests {
         let mut splicing = Splicing::begin(&from, &to, &mut pipes, now).unwrap();
         while to.write(&[0; 64 << 10]).is_some() {}
         source.write_all(b"stuck").unwrap();
-        assert!(matches!(splicing.fill(&mut from, &mut pipes, now), Fill::Bytes(5)));
-        assert!(!splicing.drain(&mut to, &mut pipes, &mut moved, now));
-        assert_eq!((splicing.has_stalled(), mark(&to)), (false, RAISED_MARK));
-        assert!(!splicing.drain(&mut to, &mut pipes, &mut moved, now + STALL));
+        assert!(matches!(splicing.splice_in(&mut from, &mut pipes, now), Fill::Bytes(5)));
+        assert!(!splicing.splice_out(&mut to, &mut pipes, &mut moved, now));
+        assert_eq!((splicing.has_stalled(), mark(&to)), (false, RAISED_LOWAT));
+        assert!(!splicing.splice_out(&mut to, &mut pipes, &mut moved, now + STALL));
         assert_eq!((splicing.has_stalled(), mark(&to), moved), (true, MARK, 0));
     }
 
@@ -243,6 +243,6 @@ mod tests {
             duplex.active_at() - now
         };
         assert_eq!(active_at(false), Duration::ZERO);
-        assert_eq!(active_at(true).as_secs(), u64::from((RAISED_MARK - MARK) / 20_000));
+        assert_eq!(active_at(true).as_secs(), u64::from((RAISED_LOWAT - MARK) / 20_000));
     }
 }

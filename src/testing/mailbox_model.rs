@@ -21,8 +21,8 @@ use crate::backend::BackendSet;
 use crate::backend::TcpBackend;
 use crate::error::Error;
 use crate::mailbox::{Pending, Receiver, Requests, Sender, Stop, UpdateRequest, channel, oneshot};
-use crate::pool::pending_update::Outcome as TargetOutcome;
-use crate::pool::pending_update::{LiveTargets, Removal};
+use crate::pool::merged_update::Outcome as TargetOutcome;
+use crate::pool::merged_update::{LiveTargets, Removal};
 use crate::stats::{Applied, Stats, Summary};
 use crate::sync::LOOP;
 use crate::sync::Waker;
@@ -194,7 +194,8 @@ fn loom_c3_6_updates_are_merged_by_the_targets_that_are_in_force_then() {
     within_bounds(|| {
         let (sender, event_loop) = mailbox_with_pairs();
         let event_loop = event_loop.spawn(|event_loop| event_loop.in_force.len() == 3);
-        update(&sender, &[TARGET, OTHER]).unwrap(); // if taken by itself, there are two targets to judge from then on
+        // If it is taken by itself, there are two targets to judge from then on.
+        update(&sender, &[TARGET, OTHER]).unwrap();
         update(&sender, &[OTHER]).unwrap();
         update(&sender, &[OTHER, TARGET, ANOTHER]).unwrap();
         assert!(event_loop.join().unwrap().has_closed_target);

@@ -462,8 +462,7 @@ fn c5_5_a_dial_limit_that_ends_an_attempt_with_its_full_time_counts_against_the_
 }
 
 #[test]
-fn c5_2_who_waits_for_a_descriptor_is_not_dialled_for_after_the_dial_limit_however_much_else_is_due()
- {
+fn c5_2_a_descriptor_waiter_is_not_dialled_for_after_the_dial_limit() {
     const CROWD: usize = 1000;
     let a = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &a)]);

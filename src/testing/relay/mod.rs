@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use self::wires::{BACKEND, CLIENT, Kind, PREFACE, Socket, Wire, Wires, lock};
+use crate::end_reason::EndReason;
 use crate::net::Readiness;
 #[cfg(test)]
 use crate::random::Random;
 use crate::relay::{Duplex, PipeEnds, PipeSystem, Pipes, Progress, Side};
-use crate::stats::EndReason;
 use crate::testing::pipes::SimulatedPipe;
 
 /// How many it takes at most until a pair whose peers do all they can is over.

@@ -43,7 +43,8 @@ mod tests {
     fn what_is_left_fails_and_none_of_it_can_be_spared() {
         let steps: Vec<u32> = (0..300).collect();
         let needs = |needed: &'static [u32]| {
-            move |rest: &[u32]| needed.iter().all(|step| rest.contains(step)) // in their order, since nothing moves
+            // In their order, since nothing moves.
+            move |rest: &[u32]| needed.iter().all(|step| rest.contains(step))
         };
         for needed in [&[][..], &[0], &[299], &[17, 18], &[3, 150, 298]] {
             assert_eq!(shrink(&steps, usize::MAX, needs(needed)), needed);

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::super::steps::{Change, KEYS, Names, Weights, not_held};
 use super::super::tally::tally;
 use super::network::{Connect, Dial, Network, Socket};
+use crate::end_reason::EndReason;
 use crate::event_loop::Limits;
 use crate::net::Readiness;
 use crate::observer::{BackendRef, Ended};
 use crate::pool::Policy;
-use crate::stats::{Applied, EndReason, Usage};
+use crate::stats::{Applied, Usage};
 
 pub(super) const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(5),

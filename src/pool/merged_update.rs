@@ -30,7 +30,7 @@ pub(crate) enum Outcome {
 /// Its size is that of the sets: outcomes are kept only for [`LiveTargets`]. A single update, the
 /// usual case, has no outcomes of its own and costs its sender nothing.
 #[derive(Debug)]
-pub(crate) struct PendingUpdate {
+pub(crate) struct MergedUpdate {
     pub(crate) set: BackendSet,
     removal: Removal,
     /// What the updates before the last have made of the live targets.
@@ -61,7 +61,7 @@ impl LiveTargets {
     }
 }
 
-impl PendingUpdate {
+impl MergedUpdate {
     pub(crate) fn new(set: BackendSet, removal: Removal) -> Self {
         Self { set, removal, earlier: HashMap::new() }
     }
@@ -127,8 +127,8 @@ mod tests {
         LiveTargets::new(set(&[OTHER, TARGET]), Arc::new([]))
     }
 
-    fn update(targets: &[&str], removal: Removal) -> Arc<PendingUpdate> {
-        Arc::new(PendingUpdate::new(set(targets), removal))
+    fn update(targets: &[&str], removal: Removal) -> Arc<MergedUpdate> {
+        Arc::new(MergedUpdate::new(set(targets), removal))
     }
 
     /// The outcome for `TARGET` of updates that name it or not.
@@ -136,7 +136,7 @@ mod tests {
         let names = |is_named: bool| if is_named { &[TARGET][..] } else { &[] };
         let updates: Vec<_> =
             updates.iter().map(|(named, removal)| update(names(*named), *removal)).collect();
-        let merged = PendingUpdate::merge(&updates, &live());
+        let merged = MergedUpdate::merge(&updates, &live());
         merged.outcome(TARGET, merged.set.contains_key(TARGET))
     }
 
@@ -175,7 +175,7 @@ mod tests {
     fn c3_6_a_removal_is_remembered_for_each_target_that_may_have_pairs() {
         let without = [update(&[], Removal::Close), update(&[TARGET], Removal::Close)];
         let closed = |live: &LiveTargets| {
-            let merged = PendingUpdate::merge(&without, live);
+            let merged = MergedUpdate::merge(&without, live);
             merged.closed_earlier().any(|name| &**name == TARGET)
         };
         assert!(closed(&live()));
@@ -192,7 +192,7 @@ mod tests {
         for port in 10..1000 {
             let target = format!("127.0.0.1:{port}");
             let next = update(&[&target], Removal::Drain(Duration::from_secs(1)));
-            merged = PendingUpdate::merge(&[merged, next], &live());
+            merged = MergedUpdate::merge(&[merged, next], &live());
         }
         assert_eq!(merged.set, set(&["127.0.0.1:999"]));
         assert_eq!(merged.earlier.len(), 2);
