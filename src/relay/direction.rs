@@ -659,11 +659,13 @@ mod tests {
     #[cfg(unix)]
     fn c6_8_a_reader_that_is_blocked_for_a_moment_keeps_up() {
         let more = [100_000, 400_000].map(|len| Act::Data(pattern(len)));
-        let mut rig = bulk(more, [60_000, 0]);
+        let mut rig = bulk(more, [60_000, 0, 10_000, 0]);
         assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
-        rig.events();
-        rig.now += Duration::from_millis(10);
-        assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
+        for _ in 0..2 {
+            rig.events();
+            rig.now += Duration::from_millis(60); // since it was blocked, or took something
+            assert_eq!(rig.drive(usize::MAX), DirectionProgress::Blocked);
+        }
         assert_eq!((rig.source.splice_calls(), rig.received().len()), (3, GROWTH + 500_000));
         assert!(rig.direction.splicing.is_some());
     }

@@ -1,4 +1,4 @@
-//! Running and stopping (C7), and slots of the pair table (C9).
+//! Running and stopping (C7), what is logged (C8), and memory (C9).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -179,4 +179,30 @@ fn c9_1_the_memory_of_a_peak_is_freed_with_its_timers() {
     rig.update(&[]);
     let (pairs, timers) = slots(&rig);
     assert!(pairs < PEAK / 4 && timers < PEAK / 4, "{pairs} and {timers} slots");
+}
+
+#[test]
+fn c8_3_each_kind_of_warning_has_a_rate_limit_of_its_own() {
+    let limited = |client: io::Result<Script>, dials: &[fn() -> io::Result<Script>]| {
+        let backend = dials.iter().fold(Scripted::new("a"), |backend, dial| backend.then(dial()));
+        let mut rig = Rig::new(&[("a", &backend)]);
+        rig.clients.lock().unwrap().push_back(client);
+        rig.clients.lock().unwrap().extend(dials[1..].iter().map(|_| Ok(Script::new())));
+        rig.settle(&[(token::LISTENER, READABLE)]);
+        let cx = &mut rig.event_loop.cx;
+        let limits = [
+            &mut cx.accept_warnings,
+            &mut cx.dial_warnings,
+            &mut cx.port_warnings,
+            &mut cx.ejection_warnings,
+        ];
+        limits.map(|limit| limit.pass(rig.now).is_none())
+    };
+    let client = || Ok(Script::new());
+    assert_eq!(limited(Err(shortage()), &[connects]), [true, false, false, false]);
+    let no_descriptor = || Err(shortage());
+    assert_eq!(limited(client(), &[no_descriptor]), [false, true, false, false]);
+    let no_port = || Err(io::ErrorKind::AddrNotAvailable.into());
+    assert_eq!(limited(client(), &[no_port]), [false, false, true, false]);
+    assert_eq!(limited(client(), &[refused, refused, refused]), [false, false, false, true]);
 }
