@@ -7,7 +7,7 @@ use clap::Parser;
 use log::LevelFilter;
 use tinylb::{Builder, Keepalive, Policy, Server};
 
-use crate::listen::ListenAddr;
+use crate::listen_addr::ListenAddr;
 use crate::targets::KeyedTarget;
 use crate::values::{SizeLimit, log_level, policy, seconds, size_limit};
 
@@ -16,7 +16,7 @@ use crate::values::{SizeLimit, log_level, policy, seconds, size_limit};
 #[derive(Debug, Parser)]
 #[command(name = "tinylb", version, after_help = "--help says more", after_long_help = MANUAL)]
 pub(crate) struct Args {
-    /// Where clients come: IP:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free one
+    /// Where to listen: IP:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free port
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: ListenAddr,
     /// A backend; repeatable
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// More backends, one KEY=TARGET a line, reread when the file changes and on SIGHUP
     #[arg(long = "backends", value_name = "FILE")]
     pub(crate) backends_file: Option<PathBuf>,
-    /// Run commands from stdin, and answer each by one line on stdout
+    /// Read commands from stdin and answer each with one line on stdout
     #[arg(long)]
     pub(crate) control: bool,
     /// How clients are spread: round-robin or least-connections [default: round-robin]
@@ -37,16 +37,16 @@ pub(crate) struct Args {
     /// How long all attempts for one client may take together [default: 15]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     dial_limit: Option<Duration>,
-    /// Abort connections that moved no byte for so long [default: never]
+    /// Abort a connection after this long without a byte [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     idle_timeout: Option<Duration>,
-    /// The same for those of which one side has finished [default: 60]
+    /// The same for a half-closed connection: one side has finished [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     half_closed_timeout: Option<Duration>,
-    /// Abort connections whose bytes stay unacknowledged for so long [default: the system's]
+    /// Abort a connection whose bytes stay unacknowledged for this long [default: the system's]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     user_timeout: Option<Duration>,
-    /// Do not probe quiet connections [default: probed after 15 seconds]
+    /// Disable TCP keepalive [default: on, after 15 seconds idle]
     #[arg(long)]
     no_keepalive: bool,
     /// Copy bulk instead of splicing it
@@ -96,30 +96,32 @@ Commands (--control)
   remove KEY ...       remove backends
       answer, once it is done: ok closed=N cancelled=N backends=N
       (connections closed, dials cancelled, backends there are now)
-      With '--drain SECONDS' at its end, it lets connections to removed targets go on for so long.
+      With '--drain SECONDS' at the end, connections to removed targets may finish within that time.
   weight KEY N         give a backend another weight; the same answer
   stats                answer: ok {one line of JSON}
-  drain SECONDS        accept nobody any more, let connections finish for so long, then exit
+  drain SECONDS        accept the clients already waiting, let connections finish within
+                       SECONDS, then exit
   quit                 close all connections and exit
       answer at once: ok and a word
   help                 answer: ok and the commands
-  Anything wrong is answered by: error REASON, and changes nothing. Blank lines are passed over.
+  A bad command changes nothing and is answered: error REASON. Blank lines are ignored.
   The end of stdin changes nothing.
 
 The backends file
   One KEY=TARGET a line. '#' at the beginning of a line or after a blank begins a comment. A file
   that cannot be read or has a bad line is an error at the start; later it is one on stderr, and
   the running set is kept. SIGHUP tries again.
-  A change is taken when it has stood for 0.2 seconds, and within a second however often the file
-  is replaced. A last line without its end, or a file without backends, must stand for a second.
+  A change is applied once the file has been stable for 0.2 seconds, and within a second however
+  often it is replaced. If its last line has no newline, or it has no backends, it must be stable
+  for a second.
   A name that cannot be looked up is an error at the start; later its line alone waits, is tried
   again, and keeps the addresses that it had. While no line has an address, the running set is
   kept.
-  Its keys live beside those of --backend and of commands. A reread replaces the file's alone,
-  commands all others, and a key in both is an error.
+  The keys of the file are separate from those of --backend and of commands: a reread replaces
+  only its own, commands only the others. A key in both is an error.
 
 Signals
-  SIGTERM, SIGINT      drain for --drain seconds, then exit; a second one ends at once
+  SIGTERM, SIGINT      drain for --drain seconds, then exit; a second one exits at once
   SIGHUP               reread the file
 
 Seconds may have decimals. The first line on stdout is 'listening on ADDR'. A unix:PATH to listen
@@ -170,7 +172,7 @@ mod tests {
 
     /// What the kernel makes of it is the library's to test.
     #[test]
-    fn the_unsent_mark_is_set_removed_or_left_to_the_library() {
+    fn notsent_lowat_is_set_removed_or_left_to_the_library() {
         let settings = |option: &[&str]| {
             let args = ["tinylb", "--listen", "127.0.0.1:0"].iter().chain(option);
             format!("{:?}", Args::parse_from(args).settings())

@@ -1,9 +1,9 @@
 //! The backends file: reading it, and rereading it when it changes.
 
+mod debounce;
 mod names;
 mod parse;
 mod reading;
-mod settling;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use log::info;
 use tinylb::BackendSet;
 
+use self::debounce::{Debounce, Taken};
 use self::names::{Failed, Lookup, Names};
 use self::parse::{Line, Problem, parse};
 use self::reading::read;
-use self::settling::{Settling, Taken};
 use crate::running_set::RunningSet;
 use crate::sources::Sources;
 use crate::stderr::complain;
@@ -28,7 +28,7 @@ const LOOKUP_GRACE: Duration = Duration::from_millis(150);
 /// The file, and what is known of it.
 pub(crate) struct BackendsFile {
     path: PathBuf,
-    settling: Settling,
+    debounce: Debounce,
     /// The lines in force. Those whose names have no address yet are not in the running set.
     lines: Vec<Line>,
     names: Names,
@@ -51,8 +51,8 @@ impl BackendsFile {
                 let problem = |what| Problem { line: Some(*number), what };
                 names.resolve(&backend.target).map_err(problem)?;
             }
-            let settling = Settling::new(Ok(content));
-            let file = Self { path: path.to_owned(), settling, lines, names, grace: LOOKUP_GRACE };
+            let debounce = Debounce::new(Ok(content));
+            let file = Self { path: path.to_owned(), debounce, lines, names, grace: LOOKUP_GRACE };
             let sources = file.merge_into(sources)?;
             Ok((file, sources))
         };
@@ -63,8 +63,8 @@ impl BackendsFile {
     /// it is said once, and the running set is kept.
     pub(crate) fn watch(mut self, running: &RunningSet, requests: &Receiver<()>) {
         loop {
-            match requests.recv_timeout(self.settling.interval()) {
-                Ok(()) => self.settling.request(),
+            match requests.recv_timeout(self.debounce.interval()) {
+                Ok(()) => self.debounce.request(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -74,7 +74,7 @@ impl BackendsFile {
 
     /// Reads the file once, and does what is due.
     fn check(&mut self, running: &RunningSet, now: Instant) {
-        match self.settling.look(read(&self.path), now) {
+        match self.debounce.look(read(&self.path), now) {
             Some(taken) => self.take(taken, running, now),
             None => self.follow_lookups(running, now),
         }
@@ -87,18 +87,18 @@ impl BackendsFile {
         }
         let targets = self.lines.iter().map(|line| &line.backend.target);
         self.names.want(targets, taken.is_requested, now);
-        let news = self.names.poll(self.grace, now);
+        let results = self.names.poll(self.grace, now);
         self.apply(running);
-        self.report(&news.failures);
+        self.report(&results.failures);
     }
 
     /// Adds the backends whose addresses were found since the file changed.
     fn follow_lookups(&mut self, running: &RunningSet, now: Instant) {
-        let news = self.names.poll(Duration::ZERO, now);
-        if news.has_answers {
+        let results = self.names.poll(Duration::ZERO, now);
+        if results.has_answers {
             self.apply(running);
         }
-        self.report(&news.failures);
+        self.report(&results.failures);
     }
 
     /// Replaces the file's backends in the running set by those of the lines that have addresses.
@@ -124,9 +124,9 @@ impl BackendsFile {
 
     /// Returns the sources with these lines as the file's backends.
     fn merge_into(&self, sources: &Sources) -> Result<Sources, Problem> {
-        sources.with_file(self.backends()).map_err(|misfit| {
-            let line = self.lines.iter().find(|line| line.backend.key == misfit.key);
-            Problem { line: line.map(|line| line.number), what: misfit.to_string() }
+        sources.with_file(self.backends()).map_err(|err| {
+            let line = self.lines.iter().find(|line| line.backend.key == err.key);
+            Problem { line: line.map(|line| line.number), what: err.to_string() }
         })
     }
 

@@ -5,10 +5,10 @@
 //! Names are looked up for commands by their thread, and for the file by threads of their own.
 
 mod args;
+mod bind;
 mod commands;
 mod file;
-mod listen;
-mod listener;
+mod listen_addr;
 mod running_set;
 mod signals;
 mod sources;
@@ -70,7 +70,7 @@ fn balance(args: &Args) -> Result<(), Failure> {
     let caught =
         signals::catch().map_err(|err| Failure::Run(format!("cannot catch signals: {err}")))?;
     // The socket file is removed when this goes, after the balancer has ended.
-    let (listener, _socket_file) = listener::bind(&args.listen)
+    let (listener, _socket_file) = bind::bind(&args.listen)
         .map_err(|err| Failure::Run(format!("cannot listen on {}: {err}", args.listen)))?;
     let server = args.settings().build(listener)?;
     let address = server.local_addr().clone();

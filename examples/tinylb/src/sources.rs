@@ -16,24 +16,24 @@ pub(crate) struct Sources {
 
 /// A key that cannot be what was asked for, and why.
 #[derive(Debug)]
-pub(crate) struct Misfit {
+pub(crate) struct KeyError {
     pub(crate) key: String,
     why: &'static str,
 }
 
-impl Misfit {
+impl KeyError {
     fn new(key: &str, why: &'static str) -> Self {
         Self { key: key.to_owned(), why }
     }
 }
 
-impl From<Misfit> for String {
-    fn from(misfit: Misfit) -> Self {
-        misfit.to_string()
+impl From<KeyError> for String {
+    fn from(err: KeyError) -> Self {
+        err.to_string()
     }
 }
 
-impl fmt::Display for Misfit {
+impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key {} {}", quoted(&self.key), self.why)
     }
@@ -57,36 +57,36 @@ impl Sources {
     }
 
     /// The file's backends replaced.
-    pub(crate) fn with_file(&self, file: BackendSet) -> Result<Self, Misfit> {
+    pub(crate) fn with_file(&self, file: BackendSet) -> Result<Self, KeyError> {
         if let Some(key) = file.keys().find(|key| self.given.contains_key(key)) {
-            return Err(Misfit::new(key, "is given by --backend or a command already"));
+            return Err(KeyError::new(key, "is given by --backend or a command already"));
         }
         Ok(Self { file, given: self.given.clone() })
     }
 
     /// All but the file's backends replaced.
-    pub(crate) fn with_given(&self, given: BackendSet) -> Result<Self, Misfit> {
+    pub(crate) fn with_given(&self, given: BackendSet) -> Result<Self, KeyError> {
         if let Some(key) = given.keys().find(|key| self.file.contains_key(key)) {
-            return Err(Misfit::new(key, "is the backends file's"));
+            return Err(KeyError::new(key, "is the backends file's"));
         }
         Ok(Self { file: self.file.clone(), given })
     }
 
     /// More backends; a given key's target and weight are replaced.
-    pub(crate) fn with_added(&self, added: BackendSet) -> Result<Self, Misfit> {
+    pub(crate) fn with_added(&self, added: BackendSet) -> Result<Self, KeyError> {
         let mut given = self.given.clone();
         given.extend(added);
         self.with_given(given)
     }
 
     /// Without these keys, each of which must be there, once.
-    pub(crate) fn without(&self, keys: &[String]) -> Result<Self, Misfit> {
+    pub(crate) fn without(&self, keys: &[String]) -> Result<Self, KeyError> {
         let mut given = self.given.clone();
         for key in keys {
             if given.remove(key).is_none() {
                 let is_twice = self.given.contains_key(key);
                 return Err(if is_twice {
-                    Misfit::new(key, "is given twice")
+                    KeyError::new(key, "is given twice")
                 } else {
                     self.not_given(key)
                 });
@@ -96,7 +96,7 @@ impl Sources {
     }
 
     /// With another weight of a key, which must be there.
-    pub(crate) fn with_weight(&self, key: &str, weight: u16) -> Result<Self, Misfit> {
+    pub(crate) fn with_weight(&self, key: &str, weight: u16) -> Result<Self, KeyError> {
         let mut given = self.given.clone();
         match given.set_weight(key, weight.into()) {
             true => Ok(Self { file: self.file.clone(), given }),
@@ -104,8 +104,8 @@ impl Sources {
         }
     }
 
-    fn not_given(&self, key: &str) -> Misfit {
+    fn not_given(&self, key: &str) -> KeyError {
         let is_in_file = self.file.contains_key(key);
-        Misfit::new(key, if is_in_file { "is the backends file's" } else { "is unknown" })
+        KeyError::new(key, if is_in_file { "is the backends file's" } else { "is unknown" })
     }
 }

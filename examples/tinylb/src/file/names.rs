@@ -29,7 +29,7 @@ pub(crate) struct Failed {
 
 /// What came of lookups since they were asked for last.
 #[derive(Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct LookupResults {
     /// Whether there are addresses that were not there before.
     pub(crate) has_answers: bool,
     /// Of each name only the first since it was wanted.
@@ -114,35 +114,35 @@ impl Names {
     }
 
     /// Returns what came of lookups, having waited for those under way, but not beyond the limit.
-    pub(crate) fn poll(&mut self, limit: Duration, now: Instant) -> News {
+    pub(crate) fn poll(&mut self, limit: Duration, now: Instant) -> LookupResults {
         if self.retry.at.is_some_and(|at| at <= now) {
             self.retry.at = None;
             self.begin_round(Name::needs_lookup, now);
         }
         let deadline = Instant::now() + limit;
-        let mut news = News::default();
+        let mut results = LookupResults::default();
         while let Some(round) = &self.round {
             let wait = deadline.saturating_duration_since(Instant::now());
             match round.recv_timeout(wait) {
-                Ok((target, answer)) => self.note(target, answer, &mut news),
+                Ok((target, answer)) => self.note(target, answer, &mut results),
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => self.end_round(now),
             }
         }
-        news
+        results
     }
 
-    fn note(&mut self, target: Target, answer: Answer, news: &mut News) {
+    fn note(&mut self, target: Target, answer: Answer, results: &mut LookupResults) {
         let Some(name) = self.backends.get_mut(&target) else { return };
         match answer {
             Ok(backend) => {
                 *name = Name::found(backend);
-                news.has_answers = true;
+                results.has_answers = true;
             }
             Err(why) => {
                 name.has_failed = true;
                 if !std::mem::replace(&mut name.is_told, true) {
-                    news.failures.push(Failed { target, why });
+                    results.failures.push(Failed { target, why });
                 }
             }
         }
@@ -239,13 +239,13 @@ mod tests {
     }
 
     /// Makes the names wanted, and waits for all lookups.
-    fn want(names: &mut Names, wanted: &[Target], anew: bool, now: Instant) -> News {
+    fn want(names: &mut Names, wanted: &[Target], anew: bool, now: Instant) -> LookupResults {
         names.want(wanted.iter(), anew, now);
         names.poll(PATIENCE, now)
     }
 
-    fn failures(news: &News) -> Vec<&str> {
-        news.failures.iter().map(|failed| failed.why.as_str()).collect()
+    fn failures(results: &LookupResults) -> Vec<&str> {
+        results.failures.iter().map(|failed| failed.why.as_str()).collect()
     }
 
     #[test]
@@ -256,8 +256,8 @@ mod tests {
         names.resolve(&name("a:1")).unwrap();
         server.knows(&[]);
         server.asked();
-        let news = want(&mut names, &[name("a:1"), name("a:1")], false, now);
-        assert!(!news.has_answers && failures(&news).is_empty());
+        let results = want(&mut names, &[name("a:1"), name("a:1")], false, now);
+        assert!(!results.has_answers && failures(&results).is_empty());
         assert_eq!(server.asked(), [""; 0]);
         assert!(names.backend(&name("a:1")).is_some());
     }
@@ -290,8 +290,8 @@ mod tests {
         names.resolve(&name("a:1")).unwrap();
         assert!(want(&mut names, &[name("a:1")], true, now).has_answers);
         server.knows(&[]);
-        let news = want(&mut names, &[name("a:1")], true, now);
-        assert_eq!(failures(&news), ["a:1 is unknown"]);
+        let results = want(&mut names, &[name("a:1")], true, now);
+        assert_eq!(failures(&results), ["a:1 is unknown"]);
         assert!(names.backend(&name("a:1")).is_some());
         server.asked();
         names.poll(PATIENCE, now + FIRST_RETRY);

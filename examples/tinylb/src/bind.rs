@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tinylb::{IntoListener, Listener};
 
-use crate::listen::ListenAddr;
+use crate::listen_addr::ListenAddr;
 
 /// Opens the listener; a socket file comes with the duty to remove it.
 pub(crate) fn bind(addr: &ListenAddr) -> io::Result<(Box<dyn Listener>, Option<SocketFile>)> {

@@ -13,11 +13,11 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// How often it is read while a change is awaited.
 const PENDING_INTERVAL: Duration = Duration::from_millis(20);
 /// How long content stands that may be the beginning of something longer.
-const DOUBTFUL: Duration = Duration::from_secs(1);
+const INCOMPLETE_FOR: Duration = Duration::from_secs(1);
 
 /// What the file is, as far as it is believed.
 #[derive(Debug)]
-pub(crate) struct Settling {
+pub(crate) struct Debounce {
     /// What was taken last.
     taken: Reading,
     change: Option<Change>,
@@ -33,16 +33,16 @@ struct Change {
     reading: Reading,
     /// When it was first seen to be as it is now.
     since: Instant,
-    soundness: Soundness,
+    completeness: Completeness,
 }
 
 /// How far a reading is to be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Soundness {
+enum Completeness {
     /// It has backends, and its last line is complete.
     Whole,
     /// Perhaps the beginning of something longer.
-    Doubtful,
+    Incomplete,
     /// The file could not be read.
     Unreadable,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Taken {
     pub(crate) is_requested: bool,
 }
 
-impl Settling {
+impl Debounce {
     /// Begins with what has been taken already.
     pub(crate) fn new(taken: Reading) -> Self {
         Self { taken, change: None, is_requested: false }
@@ -99,20 +99,20 @@ impl Settling {
 impl Change {
     /// Begins another change, or goes on with one that is still going on.
     fn new(before: Option<Self>, reading: Reading, now: Instant) -> Self {
-        let soundness = soundness(&reading);
+        let completeness = completeness(&reading);
         let first_whole = before
             .and_then(|change| change.first_whole)
-            .or((soundness == Soundness::Whole).then_some(now));
-        Self { first_whole, reading, since: now, soundness }
+            .or((completeness == Completeness::Whole).then_some(now));
+        Self { first_whole, reading, since: now, completeness }
     }
 
     fn is_due(&self, is_requested: bool, now: Instant) -> bool {
         let stood = now.duration_since(self.since);
-        match self.soundness {
-            Soundness::Doubtful => stood >= DOUBTFUL,
+        match self.completeness {
+            Completeness::Incomplete => stood >= INCOMPLETE_FOR,
             _ if is_requested => true,
-            Soundness::Unreadable => stood >= INTERVAL,
-            Soundness::Whole => {
+            Completeness::Unreadable => stood >= INTERVAL,
+            Completeness::Whole => {
                 stood >= required(now.duration_since(self.first_whole.unwrap_or(now)))
             }
         }
@@ -131,11 +131,11 @@ fn required(awaited: Duration) -> Duration {
     }
 }
 
-fn soundness(reading: &Reading) -> Soundness {
-    let Ok(content) = reading else { return Soundness::Unreadable };
+fn completeness(reading: &Reading) -> Completeness {
+    let Ok(content) = reading else { return Completeness::Unreadable };
     match content.ends_with(b"\n") && has_backends(content) {
-        true => Soundness::Whole,
-        false => Soundness::Doubtful,
+        true => Completeness::Whole,
+        false => Completeness::Incomplete,
     }
 }
 
@@ -148,22 +148,22 @@ mod tests {
 
     /// A file that was taken as `OLD`, and the time since.
     struct File {
-        settling: Settling,
+        debounce: Debounce,
         start: Instant,
     }
 
     impl File {
         fn new() -> Self {
-            Self { settling: Settling::new(content(OLD)), start: Instant::now() }
+            Self { debounce: Debounce::new(content(OLD)), start: Instant::now() }
         }
 
         /// What is taken if this is found at a time in milliseconds.
         fn look(&mut self, reading: Reading, at: u64) -> Option<Taken> {
-            self.settling.look(reading, self.start + Duration::from_millis(at))
+            self.debounce.look(reading, self.start + Duration::from_millis(at))
         }
 
         fn request(&mut self, reading: Reading, at: u64) -> Option<Taken> {
-            self.settling.request();
+            self.debounce.request();
             self.look(reading, at)
         }
 
