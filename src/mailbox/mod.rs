@@ -301,6 +301,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::backend::TcpBackend;
 
     #[test]
     fn c9_1_the_loop_takes_requests_only_if_there_may_be_any() {
@@ -338,6 +339,25 @@ mod tests {
         assert_eq!(Arc::strong_count(&task), 1);
         drop(receiver.take_pending());
         assert_eq!(Arc::strong_count(&sender.0), 2, "handles that nobody has are counted");
+    }
+
+    /// An update was taken and is not in force yet, when its target is removed and named again.
+    #[test]
+    fn c3_6_a_removal_of_what_is_about_to_be_in_force_is_not_lost() {
+        let poll = mio::Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (sender, receiver) = channel(Arc::new(waker));
+        let backend = TcpBackend::new(([127, 0, 0, 1], 1).into());
+        let with: BackendSet = [("key", backend)].into_iter().collect();
+        let update = |set| drop(sender.update(set, Removal::Close).unwrap());
+        update(with.clone());
+        let _taken = receiver.take_pending();
+        update(BackendSet::new());
+        update(with);
+        let request = receiver.take_pending().unwrap().update.unwrap();
+        let merged = receiver.merged(&request);
+        let closed: Vec<_> = merged.closed_earlier().map(|name| &**name).collect();
+        assert_eq!(closed, ["127.0.0.1:1"]);
     }
 
     #[test]
