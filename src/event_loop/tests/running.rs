@@ -152,12 +152,14 @@ fn c7_2_a_drain_accepts_who_waits_in_the_backlog_and_nobody_after() {
 }
 
 #[test]
-fn c7_2_a_drain_accepts_no_more_than_max_connections_and_not_through_a_pause() {
-    let mut rig = Rig::with(LIMITS, 10, &[("a", &Scripted::new("a"))]);
-    rig.clients.lock().unwrap().extend((0..20).map(|_| Ok(Script::new())));
-    rig.control.drain(SECOND).unwrap();
-    rig.settle(COMMANDED);
-    assert_eq!(rig.event_loop.cx.counters.accepted, 10);
+fn c7_2_a_drain_accepts_no_more_than_its_limits_and_not_through_a_pause() {
+    for (max_connections, accepted) in [(10, 10), (usize::MAX, 4096)] {
+        let mut rig = Rig::with(LIMITS, max_connections, &[("a", &Scripted::new("a"))]);
+        rig.clients.lock().unwrap().extend((0..4100).map(|_| Ok(Script::new())));
+        rig.control.drain(SECOND).unwrap();
+        rig.settle(COMMANDED);
+        assert_eq!(rig.event_loop.cx.counters.accepted, accepted);
+    }
 
     let mut rig = Rig::new(&[("a", &Scripted::new("a"))]);
     rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
