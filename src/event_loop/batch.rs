@@ -37,11 +37,11 @@ pub(crate) enum Completeness {
 #[derive(Default)]
 pub(crate) struct ReadWatermark {
     time: Option<Instant>,
-    /// The full batches since all events had last been read, if there are any.
+    /// Set while batches are full.
     round: Option<Round>,
 }
 
-/// Full batches in a row.
+/// Full batches in a row, which together bring every event from before the first of them.
 struct Round {
     began: Instant,
     /// How many events are still to come: as many as there were sources when it began.

@@ -1,4 +1,5 @@
-//! What every step needs besides the pairs, so that it can be borrowed beside one.
+//! What every step needs besides its pair: backends, observer, counters, log limits. Apart from the
+//! pair table, so that both can be borrowed at once.
 
 use std::time::Instant;
 

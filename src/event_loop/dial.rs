@@ -22,7 +22,7 @@ use crate::time::after;
 
 /// The most dials that one turn begins for clients accepted earlier.
 pub(super) const DIALS_PER_TURN: usize = 64;
-/// How many of them are at most of clients that waited for busy targets.
+/// The most of them that are for clients that waited for busy targets.
 const BUSY_DIALS_PER_TURN: usize = DIALS_PER_TURN / 2;
 
 /// The shortest time that an attempt gets to connect, unless `connect_timeout` is shorter: enough
@@ -203,7 +203,7 @@ impl Dialler<'_> {
     /// Does what a phase has to do next.
     fn advance(&mut self, phase: Phase) -> Step {
         match phase {
-            // Its timer closes it, which cannot fire while the pair is queued.
+            // Too late: its timer closes it next. The timer could not fire while it was queued.
             Phase::Pick | Phase::Dial(_) if self.dial_deadline <= self.now => Step::Wait(phase),
             Phase::Pick => self.pick(),
             Phase::Dial(candidate) => self.dial(candidate),
@@ -313,7 +313,8 @@ impl Dialler<'_> {
     }
 
     /// Returns how long an attempt may take: its fair share of the client's remaining time, but at
-    /// most `connect_timeout`. A share is never so short that running out of it proves nothing.
+    /// most `connect_timeout`. It is at least `SHORTEST_SHARE`: a timeout below that would say
+    /// nothing about the backend.
     fn attempt_limit(&mut self, candidate: &Candidate) -> Duration {
         let Candidate { assignment, attempt, .. } = candidate;
         let connect_timeout = self.cx.config.limits.connect_timeout;

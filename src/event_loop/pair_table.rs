@@ -48,7 +48,7 @@ impl Queue {
     const OF_EVENTS: [Self; 3] = [Self::Ready, Self::Ending, Self::Connect];
 }
 
-/// A place in the queues that events lead to: behind what is in them now.
+/// The ends of the queues that events lead to, at one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Mark([u64; Queue::OF_EVENTS.len()]);
 
@@ -192,7 +192,7 @@ impl PairTable {
     }
 }
 
-/// For slots that were just found to be occupied.
+/// Panics if the slot is empty: for slots that were just taken from a queue.
 impl Index<usize> for PairTable {
     type Output = Pair;
 

@@ -10,18 +10,18 @@ use crate::end_reason::EndReason;
 /// The most timeouts that one turn handles.
 const TIMEOUTS_PER_TURN: usize = 256;
 
-/// The time up to which all events have been dealt with, besides read.
+/// The time up to which all events have been handled: read, and their pairs driven.
 #[derive(Default)]
 pub(super) struct HandledWatermark {
     time: Option<Instant>,
-    /// The next such time, and the events that are still to be dealt with.
+    /// The next such time, reached when the queues have passed the mark.
     next: Option<(Instant, Mark)>,
 }
 
 impl HandledWatermark {
-    /// Looks what has been dealt with by now, and returns the time.
+    /// Moves the watermark as far as events have been handled by now, and returns it.
     fn advance(&mut self, read_until: Instant, pairs: &PairTable) -> Option<Instant> {
-        // The second time is for what was read in this turn.
+        // Twice: after an earlier mark was passed, this turn's may be passed too.
         for _ in 0..2 {
             let (time, mark) = *self.next.get_or_insert_with(|| (read_until, pairs.mark()));
             if pairs.has_passed(mark) {
@@ -33,8 +33,8 @@ impl HandledWatermark {
 }
 
 impl EventLoop {
-    /// Handles the timeouts that were due by the time up to which events are complete. The limit of
-    /// a drain ends pairs whatever they do: not before all events until then have been dealt with.
+    /// Handles the timeouts that were due when the last complete poll began. The limit of a drain
+    /// ends active pairs too, so it waits until all events from before it have been handled.
     pub(super) fn handle_timeouts(&mut self, now: Instant) {
         let Some(read_until) = self.read_watermark.time() else { return };
         for _ in 0..TIMEOUTS_PER_TURN {

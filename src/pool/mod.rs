@@ -372,7 +372,7 @@ impl Pool {
         usage.bytes_down += down;
     }
 
-    /// Counts off whatever was counted for an assignment.
+    /// Takes back everything that was counted for an assignment.
     pub(crate) fn release(&mut self, mut assignment: Assignment) {
         self.give_up_probe(&mut assignment);
         if assignment.state == AssignmentState::Open {
@@ -386,7 +386,8 @@ impl Pool {
         }
     }
 
-    /// If a dial is a probe that comes to no verdict for now, leaves its place to the next client.
+    /// Lets the next client probe the backend, if this dial is the probe. It has no verdict yet, and
+    /// may have none for long.
     pub(crate) fn give_up_probe(&mut self, assignment: &mut Assignment) {
         if assignment.state != AssignmentState::Probing {
             return;
@@ -398,8 +399,8 @@ impl Pool {
         }
     }
 
-    /// Counts the pairs of a target, and tells the policy if there is another number of them. Takes
-    /// a step for each key that names the target.
+    /// Changes the counters of a target, and tells the policy if the number of its pairs changed.
+    /// Takes a step for each key that names the target.
     fn change_load(&mut self, id: Id<Target>, change: impl FnOnce(&mut Target)) {
         let Some(target) = self.targets.get_mut(id) else { return };
         let before = target.pairs();

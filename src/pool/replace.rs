@@ -116,7 +116,7 @@ impl Pool {
         let (target, position) = (*target, *position);
         self.order.push(id);
         merge.before.push(Some(position));
-        // A set that was changed by its host shares most entries with its predecessor.
+        // A host that changes a copy of its last set shares most entries with it.
         if Arc::ptr_eq(old, entry) && self.targets.contains(target) {
             return;
         }
@@ -128,8 +128,9 @@ impl Pool {
         if !is_same {
             self.unref_target(target, &mut merge.unnamed);
         }
-        // A target that was closed on the way has lost its id, though it is named again. Nothing of
-        // what was dialled before is a verdict on it: a probe would be waited for in vain.
+        // A target may have lost its id although the new set names it: an earlier one of the merged
+        // updates did not. Dials to the old id are no verdict on the new one, so the breaker starts
+        // anew. Otherwise it could wait for a probe that nobody makes.
         if !is_same || !self.targets.contains(target) {
             let target = self.ref_target(entry);
             let member = &mut self.members[id];

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::net::Stream;
 
-/// How many pipes there are at most. They take 64 descriptors and hold 32 MiB.
-pub(crate) const MOST_PIPES: usize = 32;
-/// How long no pipe is made after one could not be, or after descriptors ran out.
+/// The most pipes of a loop. They take 64 descriptors and hold 32 MiB.
+const MOST_PIPES: usize = 32;
+/// How long to make no pipes after a shortage of pipes or descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What pipes are made of: the kernel, or a simulation.

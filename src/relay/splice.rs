@@ -6,16 +6,17 @@ use super::Side;
 use super::pipes::{Pipe, Pipes};
 use crate::net;
 
-/// A reader that takes nothing for so long does not keep up. One that does takes half of what the
-/// kernel holds for it in that time.
+/// A reader has stalled if it takes nothing for this long. In the same time, a reader that keeps up
+/// takes half of what the kernel holds for it.
 const STALL: Duration = Duration::from_millis(100);
-/// What is less is copied for less. Bulk comes in such pieces too, but not in so many in a row.
+/// Copying costs less than splicing below this size. Bulk arrives in such small pieces too, so it
+/// takes several in a row to end splicing.
 const SMALL_FILL: usize = 16 << 10;
 const SMALL_FILLS_TO_END: u32 = 4;
-/// How many unsent bytes the kernel holds for a reader that keeps up. With the default of 128 KiB
-/// it takes what is spliced in small pieces, and pipes are left with bytes in them.
+/// `TCP_NOTSENT_LOWAT` while splicing. With the default of 128 KiB the kernel takes what is spliced
+/// in small pieces, and leaves bytes in the pipes.
 const RAISED_LOWAT: u32 = 1 << 20;
-/// The slowest reader that loses nothing to a timeout reads so many bytes per second.
+/// How many bytes per second a reader must read to lose nothing to a timeout.
 const SLOWEST_READER: u32 = 20_000;
 
 /// A direction's pipe, and what is to be undone when it is copied again.
