@@ -1,5 +1,5 @@
-//! A network of the run's own: loopback alone, with Reno, so that neither the machine's traffic nor
-//! pacing blurs figures.
+//! A network of the run's own: loopback alone, by default with Reno, so that neither the machine's
+//! traffic nor pacing blurs figures.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::Fallible;
 
 /// Moves this process, and what it starts, there. Says why not if it cannot.
 #[cfg(target_os = "linux")]
-pub(crate) fn move_to_own() -> Fallible<()> {
+pub(crate) fn move_to_own(congestion_control: &str) -> Fallible<()> {
     use nix::sched::{CloneFlags, setns, unshare};
     use std::process::Command;
 
@@ -20,7 +20,7 @@ pub(crate) fn move_to_own() -> Fallible<()> {
         return Err(format!("ip link set lo up: {up:?}").into());
     }
     for (setting, value) in [
-        ("ipv4/tcp_congestion_control", "reno"),
+        ("ipv4/tcp_congestion_control", congestion_control),
         ("ipv4/ip_local_port_range", "1024 65535"),
         ("ipv4/tcp_max_syn_backlog", "8192"),
         ("core/somaxconn", "8192"),
@@ -32,7 +32,7 @@ pub(crate) fn move_to_own() -> Fallible<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn move_to_own() -> Fallible<()> {
+pub(crate) fn move_to_own(_: &str) -> Fallible<()> {
     Err("network namespaces are Linux's".into())
 }
 

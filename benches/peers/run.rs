@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// Whom to measure [default: all that are installed]
     #[arg(long, value_delimiter = ',', value_parser = installed::NAMES)]
     contenders: Vec<String>,
+    /// Linux's name of the congestion control of the run's own network
+    #[arg(long, value_name = "NAME", default_value = "reno")]
+    congestion_control: String,
     /// One round of very little, to see that it works
     #[arg(long)]
     quick: bool,
@@ -66,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Fallible<()> {
     let mut contenders = installed::contenders()?;
     contenders.retain(|contender| options.wants(contender));
     // Before any thread is started: only the one that asks is moved.
-    if let Err(err) = network::move_to_own() {
+    if let Err(err) = network::move_to_own(&options.congestion_control) {
         eprintln!(
             "no network of its own, so other traffic and this machine's settings may blur figures: {err}"
         );
