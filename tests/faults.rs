@@ -298,7 +298,7 @@ fn c5_3_c3_10_a_backend_may_be_gone_before_any_call_of_its_pair() {
     for (side, call, is_dialling) in moments {
         for resets in [true, false] {
             println!("{call:?} of {side:?}, {resets}"); // shown if it fails
-            let mortal = Hand::new();
+            let mortal = ManualBackend::new();
             let addr = mortal.addr;
             let mortal = Mutex::new(Some(mortal)); // nobody is answered after the first
             let lab = before(side, call, move || {
@@ -342,7 +342,7 @@ fn c9_1_signals_on_its_thread_end_and_hold_up_nothing() {
     signal_hook::flag::register_usize(signal_hook::consts::SIGUSR1, handled.clone(), 1).unwrap();
     let (backend, thread_id) = (TestBackend::echo("a"), Arc::<OnceLock<Pthread>>::default());
     let id = thread_id.clone();
-    let observer = At(move |_| {
+    let observer = OnMoment(move |_| {
         let _ = id.set(pthread_self());
     });
     let builder = Server::builder().observer(observer);

@@ -343,7 +343,7 @@ fn talk(shared: &Shared, front: &SockAddr, seed: u64) {
         _ => {}
     }
     let socket = Socket::new(front.domain(), Type::STREAM, None).unwrap();
-    impatient(&socket);
+    set_io_timeouts(&socket);
     let received = match socket.connect(front) {
         Ok(()) => talk.hold(socket),
         Err(err) => {

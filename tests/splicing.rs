@@ -28,7 +28,7 @@ const SMALL_BULK: usize = 4 << 20;
 const MOST_PIPES: usize = 32;
 
 /// Lets no other test run meanwhile.
-fn alone() -> MutexGuard<'static, ()> {
+fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -89,7 +89,7 @@ fn echo_to_the_end(mut stream: impl Read + Write) {
 
 #[test]
 fn c6_8_bulk_both_ways_is_spliced_and_arrives_unchanged_with_its_end() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let backend = TestBackend::new(|stream| {
         echo_to_the_end(&stream);
         let _ = stream.shutdown(Shutdown::Write);
@@ -107,7 +107,7 @@ fn c6_8_bulk_both_ways_is_spliced_and_arrives_unchanged_with_its_end() {
 
 #[test]
 fn c6_8_nothing_is_spliced_that_the_host_does_not_want_to_be() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let backend = sender(BULK);
     let before = pipes();
     let balancer = Balancer::with(Server::builder().splice(false), set([("a", backend.addr)]));
@@ -117,7 +117,7 @@ fn c6_8_nothing_is_spliced_that_the_host_does_not_want_to_be() {
 
 #[test]
 fn c6_8_unix_domain_sockets_are_spliced_too_with_tcp_on_either_side() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let dir = tempfile::tempdir().unwrap();
     let [front, back] = ["front", "back"].map(|name| dir.path().join(name));
     let listening = UnixListener::bind(&back).unwrap();
@@ -147,7 +147,7 @@ fn c6_8_unix_domain_sockets_are_spliced_too_with_tcp_on_either_side() {
 
 #[test]
 fn c6_8_small_messages_are_copied_after_bulk_as_before() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let backend = TestBackend::new(echo_to_the_end);
     let balancer = Balancer::with(eager(), set([("a", backend.addr)]));
     let client = balancer.client();
@@ -188,7 +188,7 @@ fn wait_until_it_rests(balancer: &Balancer) {
 
 #[test]
 fn c6_8_readers_that_stall_keep_at_most_32_pipes_and_get_everything_later() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     const READERS: usize = 48;
     let backend = flood();
     let before = pipes();
@@ -210,7 +210,7 @@ fn c6_8_readers_that_stall_keep_at_most_32_pipes_and_get_everything_later() {
 
 #[test]
 fn c3_2_removal_drops_what_is_in_the_pipes_of_a_target() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let backend = flood();
     let before = pipes();
     let balancer = Balancer::with(eager(), set([("a", backend.addr)]));
@@ -243,7 +243,7 @@ fn serve(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
 #[test]
 #[cfg(feature = "socket2")]
 fn c6_1_urgent_data_amid_bulk_is_delivered_in_line() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let piece = pattern(SMALL_BULK);
     let bytes = piece.clone();
     let backend = serve(move |mut stream| {
@@ -268,7 +268,7 @@ fn c6_1_urgent_data_amid_bulk_is_delivered_in_line() {
 
 #[test]
 fn c3_10_a_reset_amid_bulk_is_passed_on_after_what_came_before() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let bytes = pattern(SMALL_BULK);
     let sent = bytes.clone();
     let backend = serve(move |mut stream| {
@@ -279,7 +279,7 @@ fn c3_10_a_reset_amid_bulk_is_passed_on_after_what_came_before() {
     for _ in 0..20 {
         // `connect_timeout` would report a reset that comes at once.
         let mut client = TcpStream::connect(balancer.addr).unwrap();
-        impatient(&client);
+        set_io_timeouts(&client);
         let mut received = Vec::new();
         let mut room = vec![0; 64 << 10];
         let end = loop {
@@ -367,7 +367,7 @@ impl Backend for ShortBackend {
 
 #[test]
 fn c4_3_empty_pipes_are_closed_before_a_client_has_to_wait_for_a_descriptor() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     let backend = sender(SMALL_BULK);
     for (at_accept, at_dial) in [(true, false), (false, true)] {
         let shortages = [Arc::new(Shortage::default()), Arc::new(Shortage::default())];
@@ -478,12 +478,12 @@ fn run_in_a_process_of_its_own(kills: bool) -> String {
 
 #[test]
 fn c9_1_a_reset_does_not_kill_a_host_that_has_restored_sigpipe() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     assert!(run_in_a_process_of_its_own(true).contains("pipes: 0"), "spliced all the same");
 }
 
 #[test]
 fn c9_1_a_reset_amid_bulk_that_is_spliced_ends_one_pair() {
-    let _alone = alone();
+    let _guard = one_at_a_time();
     assert!(run_in_a_process_of_its_own(false).contains("pipes: 1"), "not spliced");
 }

@@ -165,7 +165,7 @@ struct Scene {
     watch: Watch,
     /// "b" alone, and both.
     sets: [BackendSet; 2],
-    hand: Hand,
+    hand: ManualBackend,
     steady_client: TcpStream,
     hosts: [Host; 4],
     _steady: TestBackend,
@@ -183,7 +183,7 @@ impl Scene {
     #[track_caller]
     fn new(builder: Builder) -> Option<Self> {
         let hosts = make_hosts().map_err(skip).ok()?;
-        let hand = Hand::of(hosts[2].listener());
+        let hand = ManualBackend::of(hosts[2].listener());
         let steady_addr = SocketAddr::from((hosts[3].ip, 9));
         let echo = TestBackend::echoing("b");
         let place = socket2::SockAddr::from(steady_addr);
@@ -295,7 +295,7 @@ fn c6_4_a_backend_host_that_vanished_is_noticed_although_its_client_reads_nothin
     let Some(mut scene) = Scene::new(with_keepalive()) else { return };
     let mut pair = scene.pair();
     pair.exchange(Backend);
-    stuff(&mut pair.server); // what nobody reads keeps the balancer from reading
+    fill_until_blocked(&mut pair.server); // what nobody reads keeps the balancer from reading
     let quiet_since = Instant::now();
     scene.host(Backend).unplug();
 
@@ -370,7 +370,7 @@ fn c3_2_an_update_closes_each_pair_of_a_vanished_host_at_once_and_serves_it_agai
     assert_eq!(half_closed.server.read(&mut [0]).unwrap(), 0);
     scene.host(Backend).unplug();
     waiting.client.write_all(b"is anybody there?").unwrap();
-    stuff(&mut stuck.client);
+    fill_until_blocked(&mut stuck.client);
     let mut dialling = scene.host(Client).connect(scene.balancer.addr);
     scene.balancer.wait_for("a dial is in flight", |stats| stats.dialling == 1);
 

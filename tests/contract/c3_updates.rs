@@ -34,7 +34,7 @@ fn held_from_the_second_update() -> (impl Observer, mpsc::Receiver<()>, mpsc::Se
     let (entered, is_held) = mpsc::channel();
     let (release, released) = mpsc::channel();
     let mut updates = 0;
-    let observer = At(move |moment| {
+    let observer = OnMoment(move |moment| {
         updates += usize::from(moment == Moment::Updated);
         if moment == Moment::Updated && updates == 2 {
             entered.send(()).unwrap();
@@ -47,7 +47,7 @@ fn held_from_the_second_update() -> (impl Observer, mpsc::Receiver<()>, mpsc::Se
 #[test]
 fn c3_1_c3_5_updates_do_not_wait_for_the_loop_and_can_be_waited_for_in_every_way() {
     let (observer, is_held, release) = held_from_the_second_update();
-    let one = Hand::new();
+    let one = ManualBackend::new();
     let backends = set([("a", one.addr)]);
     let balancer = Balancer::with(Server::builder().observer(observer), backends.clone());
     let _pair = one.pair(&balancer);
@@ -87,12 +87,12 @@ fn c3_2_removal_closes_both_sides_of_a_pair_in_any_state() {
         ("relaying", |(client, server)| pass(client, server, b"hello")),
         ("its client has ended", |(client, server)| end(client, server)),
         ("its backend has ended", |(client, server)| end(server, client)),
-        ("its client never reads", |(_, server)| drop(stuff(server))),
-        ("its backend never reads", |(client, _)| drop(stuff(client))),
+        ("its client never reads", |(_, server)| drop(fill_until_blocked(server))),
+        ("its backend never reads", |(client, _)| drop(fill_until_blocked(client))),
     ];
     for (name, bring_about) in states {
         println!("{name}"); // shown if it fails
-        let (gone, stays) = (Hand::new(), Hand::new());
+        let (gone, stays) = (ManualBackend::new(), ManualBackend::new());
         let balancer = Balancer::start(set([("a", gone.addr), ("b", stays.addr)]));
         let (mut client, mut server) = gone.pair(&balancer);
         let (mut other_client, mut other_server) = stays.pair(&balancer);
@@ -170,7 +170,7 @@ fn c3_8_one_change_among_ten_thousand_backends_closes_its_own_connections_and_so
 
 #[test]
 fn c3_9_a_draining_target_keeps_its_connections_until_they_finish_or_its_limit_runs_out() {
-    let (old, new) = (Hand::new(), TestBackend::echo("new"));
+    let (old, new) = (ManualBackend::new(), TestBackend::echo("new"));
     let balancer = Balancer::start(set([("a", old.addr)]));
     let (mut finishes, mut its_server) = old.pair(&balancer);
     let (mut left, mut left_server) = old.pair(&balancer);
@@ -193,7 +193,7 @@ fn c3_9_a_draining_target_keeps_its_connections_until_they_finish_or_its_limit_r
 #[test]
 fn c3_10_c6_4_what_was_sent_before_an_abort_arrives_and_does_not_pass_for_all() {
     const SENT: &[u8] = b"half of the ans";
-    let one = Hand::new();
+    let one = ManualBackend::new();
     for aborter in [None, Some(Side::Client), Some(Side::Backend)] {
         let balancer = Balancer::start(set([("a", one.addr)]));
         let (client, server) = one.pair(&balancer);
@@ -222,12 +222,12 @@ fn c3_10_c6_4_what_was_sent_before_an_abort_arrives_and_does_not_pass_for_all() 
 
 #[test]
 fn c3_10_c6_4_a_reset_is_noticed_although_nothing_is_read_and_reaches_a_peer_that_does_not_read() {
-    let one = Hand::new();
+    let one = ManualBackend::new();
     for is_client in [true, false] {
         let balancer = Balancer::start(set([("a", one.addr)]));
         let (client, server) = one.pair(&balancer);
         let (mut from, mut to) = if is_client { (client, server) } else { (server, client) };
-        stuff(&mut from);
+        fill_until_blocked(&mut from);
 
         reset(from);
 

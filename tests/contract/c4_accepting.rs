@@ -198,7 +198,7 @@ mod scarce {
             for client in waiting {
                 wait_for("its handshake", || client.peer_addr().ok());
                 client.set_nonblocking(false).unwrap();
-                impatient(&client);
+                set_io_timeouts(&client);
                 assert_eq!(read_tag(&mut TcpStream::from(client)), "a");
             }
             assert_echo(&mut served[0], b"still here");

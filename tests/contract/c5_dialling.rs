@@ -96,7 +96,7 @@ fn c5_5_a_backend_is_skipped_after_three_failures_and_comes_back_after_its_time(
     assert_eq!(balancer.tags(4), "bbbb");
     assert_eq!(of_a(), (3, true));
 
-    let back = Hand::of({
+    let back = ManualBackend::of({
         down.listen(16).unwrap();
         down.into()
     });

@@ -10,21 +10,22 @@ use tinylb::{Builder, EndReason, Keepalive, Server, TcpBackend};
 use tinylb_tests::*;
 
 /// A balancer with one backend, with small kernel buffers all along the way.
-fn narrow_balancer(builder: Builder) -> (Balancer, Hand) {
+fn balancer_with_small_buffers(builder: Builder) -> (Balancer, ManualBackend) {
     let (front, back) = (listener(), listener());
-    narrow(&front, 32 * 1024).unwrap();
-    narrow(&back, 32 * 1024).unwrap();
-    let target =
-        TcpBackend::new(back.local_addr().unwrap()).on_socket(|socket| narrow(socket, 32 * 1024));
+    shrink_buffers(&front, 32 * 1024).unwrap();
+    shrink_buffers(&back, 32 * 1024).unwrap();
+    let target = TcpBackend::new(back.local_addr().unwrap())
+        .on_socket(|socket| shrink_buffers(socket, 32 * 1024));
     let server = builder.backends([("a", target)].into()).build(front).unwrap();
-    (Balancer::of(server), Hand::of(back))
+    (Balancer::of(server), ManualBackend::of(back))
 }
 
 #[test]
 fn c6_1_c6_2_megabytes_arrive_unchanged_whichever_side_ends_first() {
     for (buffer_size, bytes) in [(256 * 1024, 8_000_000), (5_000, 1_000_003)] {
         for order in Order::ALL {
-            let (balancer, back) = narrow_balancer(Server::builder().buffer_size(buffer_size));
+            let (balancer, back) =
+                balancer_with_small_buffers(Server::builder().buffer_size(buffer_size));
             let talk = Talk::new(bytes, bytes, bytes / 3, order);
             let (client, server) = (balancer.client(), back.accept());
             let at_backend = std::thread::spawn(move || Talk::answer(server).unwrap().1);
@@ -68,7 +69,7 @@ fn send_with_urgent_data(stream: &mut (impl Write + std::os::fd::AsFd)) {
 /// All is there before the balancer looks, so that one event has to do for it.
 #[test]
 fn c6_1_what_is_sent_after_urgent_data_is_not_left_lying() {
-    let back = Hand::new();
+    let back = ManualBackend::new();
     let server = Server::builder().backends(set([("a", back.addr)])).build(listener()).unwrap();
     let mut client = connect(server.local_addr().ip().unwrap());
     send_with_urgent_data(&mut client);
@@ -77,7 +78,7 @@ fn c6_1_what_is_sent_after_urgent_data_is_not_left_lying() {
     back.accept().read_exact(&mut received).unwrap();
     assert_eq!(received, WITH_URGENT_DATA);
 
-    let (back, accepted) = (Hand::new(), Arc::new(Mutex::new(None)));
+    let (back, accepted) = (ManualBackend::new(), Arc::new(Mutex::new(None)));
     let target = TcpBackend::new(back.addr).on_socket({
         let accepted = accepted.clone();
         move |_| {
@@ -95,12 +96,12 @@ fn c6_1_what_is_sent_after_urgent_data_is_not_left_lying() {
 #[test]
 fn c6_2_c6_3_a_slow_reader_stops_its_sender_alone_and_gets_everything_and_the_end() {
     for is_turned_round in [false, true] {
-        let (balancer, back) = narrow_balancer(Server::builder());
+        let (balancer, back) = balancer_with_small_buffers(Server::builder());
         let (client, server) = back.pair(&balancer);
-        narrow(&client, 32 * 1024).unwrap();
+        shrink_buffers(&client, 32 * 1024).unwrap();
         let (mut from, mut to) = if is_turned_round { (server, client) } else { (client, server) };
         let before = balancer.stats();
-        let sent = stuff(&mut from);
+        let sent = fill_until_blocked(&mut from);
         assert!(sent.len() < 1024 * 1024, "more is held than one buffer and the kernel's");
         let moved = |stats: &tinylb::Stats| {
             stats.bytes_up + stats.bytes_down - before.bytes_up - before.bytes_down
@@ -124,7 +125,7 @@ fn c6_2_c6_3_a_slow_reader_stops_its_sender_alone_and_gets_everything_and_the_en
 /// That bytes put them off, the unit tests see.
 #[test]
 fn c6_5_idle_and_half_closed_pairs_are_aborted_after_their_own_limits() {
-    let back = Hand::new();
+    let back = ManualBackend::new();
     let idle = Server::builder().idle_timeout(Some(SHORT));
     let half_closed = Server::builder().half_closed_timeout(SHORT);
     for (builder, ends, reason) in
@@ -171,7 +172,7 @@ impl Options {
 fn options_set(builder: Builder) -> [Options; 2] {
     let (front, echo, seen) = (listener(), TestBackend::echo("echo"), Arc::new(Mutex::new(None)));
     SockRef::from(&front).set_keepalive(true).unwrap(); // as a host may have it
-    let twin = Hand::of(front.try_clone().unwrap());
+    let twin = ManualBackend::of(front.try_clone().unwrap());
     let target = TcpBackend::new(echo.addr).on_socket({
         let seen = seen.clone();
         move |socket| {
@@ -212,9 +213,9 @@ fn c6_7_socket_options_are_set_on_both_sides_as_documented_and_asked_for() {
 #[test]
 #[cfg(all(feature = "socket2", target_os = "linux"))]
 fn c6_7_user_timeout_ends_a_peer_that_refuses_to_read() {
-    let (balancer, back) = narrow_balancer(Server::builder().user_timeout(Some(SHORT)));
+    let (balancer, back) = balancer_with_small_buffers(Server::builder().user_timeout(Some(SHORT)));
     let (_client, mut server) = back.pair(&balancer);
-    stuff(&mut server);
+    fill_until_blocked(&mut server);
     balancer.wait_for("the end", |stats| stats.ended.of(EndReason::ClientFailed) == 1);
     assert_aborted(&mut server);
 }
@@ -234,18 +235,18 @@ fn read_slowly(mut stream: impl Read, count: usize) -> (Vec<u8>, StreamEnd) {
 }
 
 /// A balancer whose clients and backends have receive buffers of 64 KiB.
-fn slow_readers(builder: Builder) -> (Balancer, Hand) {
+fn slow_readers(builder: Builder) -> (Balancer, ManualBackend) {
     let back = listener();
     SockRef::from(&back).set_recv_buffer_size(64 << 10).unwrap();
     let backends = set([("a", back.local_addr().unwrap())]);
-    (Balancer::with(builder, backends), Hand::of(back))
+    (Balancer::with(builder, backends), ManualBackend::of(back))
 }
 
 fn slow_client(balancer: &Balancer) -> std::net::TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();
     socket.connect(&balancer.addr.into()).unwrap();
-    impatient(&socket);
+    set_io_timeouts(&socket);
     socket.into()
 }
 

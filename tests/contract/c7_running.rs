@@ -32,7 +32,7 @@ fn server() -> Server {
 fn c7_1_run_works_on_the_thread_that_calls_it_and_sums_its_life_up() {
     let (echo, start, (threads, seen)) =
         (TestBackend::echo("echo"), Instant::now(), mpsc::channel());
-    let observer = At(move |_| threads.send(thread::current().id()).unwrap());
+    let observer = OnMoment(move |_| threads.send(thread::current().id()).unwrap());
     let builder = Server::builder().observer(observer).backends(set([("a", echo.addr)]));
     let server = builder.build(listener()).unwrap();
     let (addr, control) = (server.local_addr().ip().unwrap(), server.control());
@@ -218,7 +218,7 @@ fn c7_4_a_server_that_is_dropped_unrun_releases_waiters() {
 fn c7_4_a_panic_in_host_code_aborts_everything_and_releases_waiters() {
     let (echo, (waiting, is_waiting)) = (TestBackend::echo("echo"), mpsc::channel::<()>());
     let mut updates = 0;
-    let observer = At(move |moment| {
+    let observer = OnMoment(move |moment| {
         updates += u32::from(moment == Moment::Updated);
         if updates == 2 {
             is_waiting.recv().unwrap();
@@ -255,7 +255,7 @@ type Own = Arc<Mutex<Option<(Control, ServerThread)>>>;
 fn on_own_thread<T: Send + 'static>(act: impl Fn(&Own) -> T + Send + 'static) -> (T, Control, Own) {
     let (own, (done, result)) = (Own::default(), mpsc::channel());
     let handles = own.clone();
-    let observer = At(move |moment| {
+    let observer = OnMoment(move |moment| {
         if moment == Moment::Accepted {
             done.send(act(&handles)).unwrap();
         }

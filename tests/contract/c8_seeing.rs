@@ -123,7 +123,7 @@ fn c8_2_an_observer_is_told_all_that_becomes_of_each_client_in_order() {
 
 #[test]
 fn c8_2_the_error_that_ended_a_client_is_told_on_whichever_side_it_was_met() {
-    let (hole, hand, watch) = (BlackHole::new(), Hand::new(), Watch::default());
+    let (hole, hand, watch) = (BlackHole::new(), ManualBackend::new(), Watch::default());
     let builder = Server::builder().observer(watch.clone());
     let balancer = Balancer::with(builder, set([("a", hand.addr)]));
     let addr = hand.addr;

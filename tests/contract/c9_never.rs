@@ -25,8 +25,8 @@ fn assert_at_rest(when: &str) {
 #[test]
 #[cfg(target_os = "linux")]
 fn c9_1_nothing_that_lasts_keeps_the_cpu_busy() {
-    alone("c9_never::c9_1_nothing_that_lasts_keeps_the_cpu_busy", || {
-        let (hand, hole) = (Hand::new(), BlackHole::new());
+    in_own_process("c9_never::c9_1_nothing_that_lasts_keeps_the_cpu_busy", || {
+        let (hand, hole) = (ManualBackend::new(), BlackHole::new());
         let builder = Server::builder()
             .max_connections(8)
             .connect_timeout(LONG)
@@ -49,8 +49,8 @@ fn c9_1_nothing_that_lasts_keeps_the_cpu_busy() {
         // Stuck both ways; one of them is half-closed as well.
         let mut stuck = [pair(), pair()];
         for (client, backend) in &mut stuck {
-            stuff(client);
-            stuff(backend);
+            fill_until_blocked(client);
+            fill_until_blocked(backend);
         }
         stuck[1].0.shutdown(Shutdown::Write).unwrap();
         assert_at_rest("pairs are stuck");
@@ -74,7 +74,7 @@ fn c9_1_nothing_that_lasts_keeps_the_cpu_busy() {
 #[test]
 #[cfg(target_os = "linux")]
 fn c9_1_timeouts_leave_the_cpu_at_rest_once_they_have_fired() {
-    alone("c9_never::c9_1_timeouts_leave_the_cpu_at_rest_once_they_have_fired", || {
+    in_own_process("c9_never::c9_1_timeouts_leave_the_cpu_at_rest_once_they_have_fired", || {
         let (echo, hole) = (TestBackend::echo("echo"), BlackHole::new());
         let soon = Duration::from_millis(50);
         let builder = Server::builder()
@@ -95,13 +95,13 @@ fn c9_1_timeouts_leave_the_cpu_at_rest_once_they_have_fired() {
 #[cfg(target_os = "linux")]
 fn c9_1_idle_pairs_hold_no_buffers() {
     const PAIRS: usize = 400;
-    alone("c9_never::c9_1_idle_pairs_hold_no_buffers", || {
+    in_own_process("c9_never::c9_1_idle_pairs_hold_no_buffers", || {
         rlimit::increase_nofile_limit(16_384).unwrap();
         let back = listener();
-        narrow(&back, 4096).unwrap();
-        let target =
-            TcpBackend::new(back.local_addr().unwrap()).on_socket(|socket| narrow(socket, 4096));
-        let (balancer, hand) = (Balancer::start([("a", target)].into()), Hand::of(back));
+        shrink_buffers(&back, 4096).unwrap();
+        let target = TcpBackend::new(back.local_addr().unwrap())
+            .on_socket(|socket| shrink_buffers(socket, 4096));
+        let (balancer, hand) = (Balancer::start([("a", target)].into()), ManualBackend::of(back));
         let mut bytes = vec![7; 60_000];
         // Each pair has bytes stuck, and then has not.
         let mut pair = || {
@@ -122,8 +122,8 @@ fn c9_1_idle_pairs_hold_no_buffers() {
 #[test]
 #[cfg(target_os = "linux")]
 fn c9_2_nothing_outlives_run_nor_a_server_that_never_runs() {
-    alone("c9_never::c9_2_nothing_outlives_run_nor_a_server_that_never_runs", || {
-        let (hand, hole) = (Hand::new(), BlackHole::new());
+    in_own_process("c9_never::c9_2_nothing_outlives_run_nor_a_server_that_never_runs", || {
+        let (hand, hole) = (ManualBackend::new(), BlackHole::new());
         let backends = set([("a", hand.addr), ("b", hole.addr)]);
         let (before, threads_before) = (descriptors(), threads());
         let server = Server::builder().backends(backends.clone()).build(listener()).unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use socket2::{SockAddr, Socket, Type};
 
-use crate::{Balancer, addr_of, bound_socket, impatient, listener, pass, wait_for};
+use crate::{Balancer, addr_of, bound_socket, listener, pass, set_io_timeouts, wait_for};
 
 /// An address at which nobody listens.
 pub fn refusing_addr() -> SocketAddr {
@@ -43,13 +43,13 @@ impl BlackHole {
     }
 }
 
-/// A backend whose connections the test holds in its own hands.
-pub struct Hand {
+/// A backend that does nothing by itself: the test accepts and uses its connections.
+pub struct ManualBackend {
     pub addr: SocketAddr,
     listener: TcpListener,
 }
 
-impl Hand {
+impl ManualBackend {
     pub fn new() -> Self {
         Self::of(listener())
     }
@@ -63,7 +63,7 @@ impl Hand {
     pub fn accept(&self) -> TcpStream {
         let stream = wait_for("the balancer dials", || self.listener.accept().ok()).0;
         stream.set_nonblocking(false).unwrap();
-        impatient(&stream);
+        set_io_timeouts(&stream);
         stream
     }
 
@@ -143,7 +143,7 @@ where
 {
     while let Ok((stream, _)) = listener.accept() {
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
-        impatient(&stream);
+        set_io_timeouts(&stream);
         shared.open.lock().unwrap().insert(number, stream.try_clone().unwrap());
         let (shared, serve) = (shared.clone(), serve.clone());
         std::thread::spawn(move || {

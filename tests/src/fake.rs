@@ -181,7 +181,7 @@ impl FakeStream {
     }
 
     /// Returns how many bytes the call may move, if it may go on.
-    fn suffer(&mut self, call: Call) -> io::Result<usize> {
+    fn apply_fault(&mut self, call: Call) -> io::Result<usize> {
         match self.fault(call) {
             Fault::Fail(code) => Err(io::Error::from_raw_os_error(code)),
             Fault::Block => {
@@ -207,31 +207,31 @@ impl Drop for FakeStream {
 
 impl Read for FakeStream {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let limit = self.suffer(Call::Read)?.min(room.len());
+        let limit = self.apply_fault(Call::Read)?.min(room.len());
         self.inner.read(&mut room[..limit])
     }
 }
 
 impl Write for FakeStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let limit = self.suffer(Call::Write)?.min(bytes.len());
+        let limit = self.apply_fault(Call::Write)?.min(bytes.len());
         self.inner.write(&bytes[..limit])
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.suffer(Call::Flush)?;
+        self.apply_fault(Call::Flush)?;
         self.inner.flush()
     }
 }
 
 impl Stream for FakeStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
-        self.suffer(Call::ShutdownWrite)?;
+        self.apply_fault(Call::ShutdownWrite)?;
         self.inner.shutdown_write()
     }
 
     fn check_connect(&mut self) -> io::Result<bool> {
-        self.suffer(Call::CheckConnect)?;
+        self.apply_fault(Call::CheckConnect)?;
         self.inner.check_connect()
     }
 
@@ -264,7 +264,7 @@ impl Stream for FakeStream {
 impl Source for FakeStream {
     fn register(&mut self, registry: &Registry, token: Token, on: Interest) -> io::Result<()> {
         self.lab.registry.get_or_init(|| registry.try_clone().unwrap());
-        self.suffer(Call::Register)?;
+        self.apply_fault(Call::Register)?;
         self.registered = Some((token, on));
         self.inner.register(registry, token, on)
     }
@@ -274,7 +274,7 @@ impl Source for FakeStream {
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.suffer(Call::Deregister)?;
+        self.apply_fault(Call::Deregister)?;
         self.inner.deregister(registry)
     }
 }

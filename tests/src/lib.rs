@@ -27,11 +27,11 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use tinylb::{Applied, BackendSet, Builder, Control, Server, ServerThread, Stats, TcpBackend};
 
-pub use backend::{BlackHole, Hand, TestBackend, refusing_addr};
+pub use backend::{BlackHole, ManualBackend, TestBackend, refusing_addr};
 pub use peer::{Peer, StreamEnd, assert_aborted, assert_echo, pattern, read_tag, read_to_end};
 pub use random::Random;
 pub use talk::{Order, Received, Side, Talk, fill};
-pub use watch::{At, End, Moment, Watch};
+pub use watch::{End, Moment, OnMoment, Watch};
 
 /// How long anything may take that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -196,13 +196,13 @@ pub fn addr_of(socket: &Socket) -> SocketAddr {
 #[track_caller]
 pub fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
-    impatient(&stream);
+    set_io_timeouts(&stream);
     stream
 }
 
 /// Has reads and writes fail rather than hang.
 #[cfg(unix)]
-pub fn impatient(socket: &impl std::os::fd::AsFd) {
+pub fn set_io_timeouts(socket: &impl std::os::fd::AsFd) {
     let socket = socket2::SockRef::from(socket);
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -210,7 +210,7 @@ pub fn impatient(socket: &impl std::os::fd::AsFd) {
 
 /// Gives a socket small kernel buffers, so that a reader that stops is soon felt.
 #[cfg(unix)]
-pub fn narrow(socket: &impl std::os::fd::AsFd, bytes: usize) -> io::Result<()> {
+pub fn shrink_buffers(socket: &impl std::os::fd::AsFd, bytes: usize) -> io::Result<()> {
     let socket = socket2::SockRef::from(socket);
     socket.set_send_buffer_size(bytes)?;
     socket.set_recv_buffer_size(bytes)
@@ -232,7 +232,7 @@ pub fn set<'a>(backends: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> Bac
 pub fn assert_refused(addr: SocketAddr) {
     match TcpStream::connect_timeout(&addr, PATIENCE) {
         Ok(mut client) => {
-            impatient(&client);
+            set_io_timeouts(&client);
             assert_aborted(&mut client);
         }
         Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
@@ -251,7 +251,7 @@ pub fn pass(from: &mut impl Write, to: &mut impl Read, message: &[u8]) {
 /// Sends until nothing more is taken for a while, by the peer, the balancer, or any buffer between.
 /// Returns what was.
 #[track_caller]
-pub fn stuff(stream: &mut TcpStream) -> Vec<u8> {
+pub fn fill_until_blocked(stream: &mut TcpStream) -> Vec<u8> {
     const MOST: usize = 64 << 20;
     stream.set_write_timeout(Some(SHORT)).unwrap();
     let (mut sent, block) = (Vec::new(), pattern(64 * 1024));
@@ -261,7 +261,7 @@ pub fn stuff(stream: &mut TcpStream) -> Vec<u8> {
             Ok(len) => sent.extend_from_slice(&block[from..from + len]),
             Err(err) => {
                 assert_eq!(err.kind(), ErrorKind::WouldBlock, "after {} bytes", sent.len());
-                impatient(stream);
+                set_io_timeouts(stream);
                 return sent;
             }
         }
@@ -278,7 +278,7 @@ pub fn assert_same(received: &[u8], sent: &[u8]) {
 /// Runs the test of this name in a process of its own, which has threads, descriptors and memory
 /// for itself.
 #[track_caller]
-pub fn alone(test: &str, body: impl FnOnce()) {
+pub fn in_own_process(test: &str, body: impl FnOnce()) {
     const VARIABLE: &str = "TINYLB_TEST_ALONE";
     if std::env::var(VARIABLE).is_ok_and(|name| name == test) {
         return body();

@@ -59,7 +59,7 @@ impl Peer for Box<dyn Peer> {
 pub enum StreamEnd {
     /// A clean end of stream.
     Clean,
-    /// A reset, or over TLS an end without farewell.
+    /// A reset, or over TLS an end without close_notify.
     Reset,
 }
 

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::{HAS_RESETS, PATIENCE, Peer, Random, StreamEnd, impatient};
+use crate::{HAS_RESETS, PATIENCE, Peer, Random, StreamEnd, set_io_timeouts};
 
 /// A side of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,7 +109,7 @@ impl Talk {
     pub fn hold_at(&self, addr: SocketAddr) -> Received {
         match TcpStream::connect_timeout(&addr, PATIENCE) {
             Ok(stream) => {
-                impatient(&stream);
+                set_io_timeouts(&stream);
                 self.hold(stream)
             }
             Err(err) => {

@@ -141,9 +141,9 @@ pub enum Moment {
 }
 
 /// Does something at each moment, on the balancer's thread.
-pub struct At<F>(pub F);
+pub struct OnMoment<F>(pub F);
 
-impl<F: FnMut(Moment) + Send> Observer for At<F> {
+impl<F: FnMut(Moment) + Send> Observer for OnMoment<F> {
     fn accepted(&mut self, _: &Client<'_>) {
         (self.0)(Moment::Accepted);
     }

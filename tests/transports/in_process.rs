@@ -296,12 +296,12 @@ struct InProcessListener {
 source_by_field!(InProcessListener, bell);
 
 /// What clients connect by.
-pub(crate) struct Door {
+pub(crate) struct Connector {
     arrivals: Arc<Mutex<VecDeque<InProcessStream>>>,
     rope: UnixStream,
 }
 
-impl Door {
+impl Connector {
     pub(crate) fn new() -> (Self, Box<dyn Listener>) {
         let ((bell, rope), arrivals) = (Bell::new(), Arc::<Mutex<_>>::default());
         let listener = InProcessListener { arrivals: arrivals.clone(), bell };

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tinylb::{BackendSet, Builder, Server, UnixBackend};
 use tinylb_tests::*;
 
-use crate::in_process::{Backlog, Door};
+use crate::in_process::{Backlog, Connector};
 use crate::tls;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Front {
                 (server, Box::new(move || Box::new(tls::client(connect(addr)))))
             }
             Kind::InProcess => {
-                let (door, listener) = Door::new();
+                let (door, listener) = Connector::new();
                 (builder.build(listener).unwrap(), Box::new(move || Box::new(door.connect())))
             }
         };
@@ -73,7 +73,7 @@ impl Front {
 
 pub(crate) fn unix_client(path: &std::path::Path) -> Socket {
     let client = UnixStream::connect(path).unwrap();
-    impatient(&client);
+    set_io_timeouts(&client);
     Socket::from(std::os::fd::OwnedFd::from(client))
 }
 
@@ -89,7 +89,7 @@ impl Back {
         let dir = TempDir::new().unwrap();
         let (set, accept): (_, Box<dyn Fn() -> Box<dyn Peer>>) = match kind {
             Kind::Tcp => {
-                let hand = Hand::new();
+                let hand = ManualBackend::new();
                 (set([("a", hand.addr)]), Box::new(move || Box::new(hand.accept())))
             }
             Kind::Unix => {
@@ -97,13 +97,13 @@ impl Back {
                 let listener = UnixListener::bind(&path).unwrap();
                 let accept = move || -> Box<dyn Peer> {
                     let (stream, _) = listener.accept().unwrap();
-                    impatient(&stream);
+                    set_io_timeouts(&stream);
                     Box::new(Socket::from(std::os::fd::OwnedFd::from(stream)))
                 };
                 ([("a", UnixBackend::new(path))].into(), Box::new(accept))
             }
             Kind::Tls => {
-                let hand = Hand::new();
+                let hand = ManualBackend::new();
                 let set = [("a", tls::Backend::new(hand.addr))].into();
                 (set, Box::new(move || Box::new(tls::server(hand.accept()))))
             }

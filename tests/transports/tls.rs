@@ -305,7 +305,7 @@ pub(crate) fn listener(held_back: &HeldBack) -> Box<dyn Listener> {
 /// and not only when more is written.
 #[test]
 fn c1_2_output_that_was_held_back_arrives_though_nothing_follows_it() {
-    let (held_back, back) = (HeldBack::default(), Hand::new());
+    let (held_back, back) = (HeldBack::default(), ManualBackend::new());
     let builder = Server::builder().backends(set([("a", back.addr)]));
     let balancer = Balancer::of(builder.build(listener(&held_back)).unwrap());
     let (mut client, mut server) = (client(balancer.client()), back.accept());
@@ -358,7 +358,7 @@ fn c6_1_what_comes_along_with_the_handshake_is_not_left_lying() {
 }
 
 #[test]
-fn c3_10_a_tls_stream_that_ends_without_farewell_is_an_abort_for_the_other_side() {
+fn c3_10_a_tls_stream_that_ends_without_close_notify_is_an_abort_for_the_other_side() {
     for kind in [Kind::Tcp, Kind::Tls] {
         let back = crate::kind::Back::new(kind);
         let builder = Server::builder().backends(back.set.clone());

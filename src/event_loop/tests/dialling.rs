@@ -178,6 +178,16 @@ fn c5_6_though_several_targets_are_busy_few_are_asked_again_and_the_order_stays(
 }
 
 #[test]
+fn c5_6_an_update_has_a_busy_backend_tried_again_at_once() {
+    let a = Scripted::new("a").then(busy());
+    let mut rig = Rig::new(&[("a", &a)]);
+    rig.client(Script::new());
+    assert_eq!(a.dialled().len(), 0);
+    rig.update(&[("a", &a)]);
+    assert_eq!(a.dialled().len(), 1);
+}
+
+#[test]
 fn c5_6_a_client_of_a_busy_backend_that_was_removed_is_refused_if_there_is_no_other() {
     let a = (0..10).fold(Scripted::new("a"), |a, _| a.then(busy()));
     let mut rig = Rig::new(&[("a", &a)]);
