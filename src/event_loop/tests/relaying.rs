@@ -109,6 +109,25 @@ fn c6_6_small_messages_do_not_wait_for_the_bulk_transfers_before_them() {
 }
 
 #[test]
+fn c6_6_a_failed_attempt_does_not_wait_for_bulk_transfers() {
+    let a = (0..20).fold(Scripted::new("a"), |a, _| a.then(connects()));
+    let b = Scripted::new("b").then(refused());
+    let mut rig = Rig::new(&[("a", &a)]);
+    let pairs: Vec<_> = (0..20).map(|_| rig.pair(Script::new(), &a)).collect();
+    rig.update(&[("a", &a), ("b", &b)]);
+    for (_, server) in &pairs {
+        server.then_reads((0..24).map(|_| Act::Data(vec![7; 128 << 10])));
+        rig.turn(&[(server.token().unwrap(), READABLE)]);
+    }
+    rig.clients.lock().unwrap().push_back(Ok(Script::new()));
+    rig.turn(&[(token::LISTENER, READABLE)]);
+    assert_eq!(rig.notes.take().last().unwrap(), "20 failed b/0: connection refused");
+    rig.turn(&[]);
+    assert_eq!(a.dialled().len(), 21, "the next backend is not dialled yet");
+    assert!(rig.event_loop.pairs.queue_len(Queue::Unfinished) > 10, "nothing to wait for");
+}
+
+#[test]
 fn c6_6_a_turn_of_nothing_but_bulk_transfers_is_bounded() {
     let (mut rig, pairs) = pairs(20);
     for (_, server) in &pairs {
