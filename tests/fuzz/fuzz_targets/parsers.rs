@@ -7,8 +7,8 @@
 mod commands;
 #[path = "../../../examples/tinylb/src/file/parse.rs"]
 mod file;
-#[path = "../../../examples/tinylb/src/listen.rs"]
-mod listen;
+#[path = "../../../examples/tinylb/src/listen_addr.rs"]
+mod listen_addr;
 #[path = "../../../examples/tinylb/src/targets.rs"]
 mod targets;
 #[path = "../../../examples/tinylb/src/values.rs"]
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use commands::{Change, Command};
 use file::{Line, Problem};
-use listen::ListenAddr;
+use listen_addr::ListenAddr;
 use targets::{Backends, KeyedTarget, Target};
 
 /// Every message names what it is about, cut short.
