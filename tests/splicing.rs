@@ -57,10 +57,14 @@ fn sender(len: usize) -> TestBackend {
 /// What [`flood`] sends again and again.
 const FLOOD: usize = 1 << 20;
 
-/// A backend that sends for ever.
+/// A backend that sends for ever, and never raises `SIGPIPE`: that would be taken for the
+/// balancer's. The standard library sends without it, `socket2` does not.
 fn flood() -> TestBackend {
     let bytes = pattern(FLOOD);
-    TestBackend::new(move |mut stream| while stream.write_all(&bytes).is_ok() {})
+    TestBackend::new(move |stream| {
+        let mut stream = TcpStream::from(stream);
+        while stream.write_all(&bytes).is_ok() {}
+    })
 }
 
 /// Sends all and ends the stream, while it reads to the end.
