@@ -46,7 +46,8 @@ pub struct Talk {
     pub up: u64,
     pub down: u64,
     pub order: Order,
-    /// Who leaves before its time, having sent how many bytes.
+    /// Who leaves before its time, and after how many bytes: sent ones, unless the other side sends
+    /// first.
     pub leaves: Option<(Side, u64)>,
     /// Who pauses between reads.
     pub lags: Option<Side>,
@@ -131,7 +132,11 @@ impl Talk {
 
     fn play(&self, side: Side, mut peer: Box<dyn Peer>) -> Received {
         if let Some((_, after)) = self.leaves.filter(|(who, _)| *who == side) {
-            let _ = self.send(side, &mut *peer, after.min(self.sent_by(side)));
+            if self.order.is_first(side) == Some(false) {
+                self.receive(side, &mut *peer, after);
+            } else {
+                self.send(side, &mut *peer, after.min(self.sent_by(side)));
+            }
             peer.leave();
             return NOTHING;
         }
@@ -140,17 +145,17 @@ impl Talk {
         match self.order.is_first(side) {
             Some(true) => {
                 let is_sent = send(&mut *peer);
-                self.receive(side, &mut *peer).after(is_sent)
+                self.receive(side, &mut *peer, u64::MAX).after(is_sent)
             }
             Some(false) => {
-                let received = self.receive(side, &mut *peer);
+                let received = self.receive(side, &mut *peer, u64::MAX);
                 let goes_on = received.end == StreamEnd::Clean;
                 received.after(!goes_on || send(&mut *peer))
             }
             None => std::thread::scope(|scope| {
                 let mut other = peer.share().expect("such a peer cannot do both at once");
                 let sending = scope.spawn(move || send(&mut *other));
-                let received = self.receive(side, &mut *peer);
+                let received = self.receive(side, &mut *peer, u64::MAX);
                 received.after(sending.join().unwrap())
             }),
         }
@@ -165,7 +170,8 @@ impl Talk {
         while sent < len {
             let size = (len - sent).min(PIECE as u64) as usize;
             fill(self.key(side), sent, &mut piece[..size]);
-            if peer.write_all(&piece[..size]).is_err() {
+            let result = peer.write_all(&piece[..size]).map(|()| size);
+            if StreamEnd::of(&result).is_some() {
                 return false;
             }
             sent += size as u64;
@@ -173,23 +179,25 @@ impl Talk {
         peer.flush().is_ok()
     }
 
-    fn receive(&self, side: Side, peer: &mut dyn Peer) -> Received {
+    /// Reads until the stream ends, or until at least so many bytes have come.
+    fn receive(&self, side: Side, peer: &mut dyn Peer, enough: u64) -> Received {
         let key = self.key(if side == Side::Client { Side::Backend } else { Side::Client });
         let (mut room, mut due) = ([0; PIECE], [0; PIECE]);
-        let (mut len, mut is_wrong) = (0, false);
-        loop {
+        let mut received = NOTHING;
+        while received.len < enough {
             let result = peer.read(&mut room);
             if let Some(end) = StreamEnd::of(&result) {
-                return Received { len, is_wrong, end };
+                return Received { end, ..received };
             }
             let size = result.unwrap_or(0);
-            fill(key, len, &mut due[..size]);
-            is_wrong |= room[..size] != due[..size];
-            len += size as u64;
+            fill(key, received.len, &mut due[..size]);
+            received.is_wrong |= room[..size] != due[..size];
+            received.len += size as u64;
             if self.lags == Some(side) {
                 std::thread::sleep(LAG);
             }
         }
+        received
     }
 
     fn key(&self, sender: Side) -> u64 {

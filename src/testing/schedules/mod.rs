@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn bursts_hold_up_nobody() {
-        play_all(Schedule::of_bursts, given("TINYLB_BURSTS").unwrap_or(8), 50);
+        play_all(Schedule::of_bursts, given("TINYLB_BURSTS").unwrap_or(3), 50);
         assert_happened(&simulated::BURSTS);
     }
 
