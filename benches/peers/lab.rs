@@ -32,7 +32,7 @@ impl Sizes {
         stalled: 1000,
         removed_of_four: 250,
         removed_at_once: [100, 1000, 9000],
-        beside_bulk: 2000,
+        beside_bulk: 200_000,
     };
     /// Enough to show that all of it works.
     pub(crate) const QUICK: Self = Self {

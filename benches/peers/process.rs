@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -73,6 +73,13 @@ impl Process {
     pub(crate) fn interrupt(&self) -> io::Result<()> {
         Ok(kill(self.pid(), Signal::SIGINT)?)
     }
+}
+
+/// Lets a process run before all that are not real-time, if this user may ask for that.
+pub(crate) fn make_real_time(pid: Pid) -> bool {
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--fifo", "--pid", "1"]).arg(pid.to_string()).stderr(Stdio::null());
+    chrt.status().is_ok_and(|status| status.success())
 }
 
 impl Drop for Process {

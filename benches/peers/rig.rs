@@ -67,6 +67,12 @@ impl<'a> Rig<'a> {
         Load::prepare(&self.lab.cores.others, self.proxy.addr, work)
     }
 
+    /// Has this load and all backends but the first run before the rest. Returns whether they do.
+    pub(crate) fn prefer(&self, load: &Load) -> bool {
+        let backends = self.backends[1..].iter().map(Process::pid);
+        backends.chain([load.pid()]).all(process::make_real_time)
+    }
+
     pub(crate) fn measure(&self, work: &str) -> Fallible<Measured> {
         let mut load = self.prepare(work)?;
         self.settle()?;
