@@ -251,9 +251,9 @@
 //! - A direction is spliced once it has filled the largest reads several times in a row and its
 //!   reader has kept up: after 4 MB with the default [`buffer_size`](Builder::buffer_size). It is
 //!   copied again as soon as little comes at a time, or its reader takes nothing for a while.
-//! - The balancer has at most 32 pipes, each with two descriptors and up to 1 MiB. Most of the time
-//!   one of them serves all connections. A pipe that holds unsent bytes belongs to its connection
-//!   until its reader has taken them, in addition to `buffer_size`.
+//! - The balancer has at most 32 pipes, each with two descriptors and up to 512 KiB. Most of the
+//!   time one of them serves all connections. A pipe that holds unsent bytes belongs to its
+//!   connection until its reader has taken them, in addition to `buffer_size`.
 //! - When a pipe cannot be had, bytes are copied: `pipe-user-pages-soft` and `pipe-max-size` in
 //!   `/proc/sys/fs` limit users without privileges. When descriptors run out, empty pipes are
 //!   closed before a client has to wait.

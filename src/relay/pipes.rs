@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::Stream;
 
-/// The most pipes of a loop. They take 64 descriptors and hold 32 MiB.
+/// The most pipes of a loop. They take 64 descriptors and hold 16 MiB.
 const MOST_PIPES: usize = 32;
 /// How long to make no pipes after a shortage of pipes or descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
