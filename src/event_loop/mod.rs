@@ -245,7 +245,9 @@ impl EventLoop {
     /// timer.
     fn next_turn(&self, now: Instant) -> Option<Instant> {
         let may_retry = !self.fd_waiters.is_empty() && self.acceptor.paused_until().is_none();
-        let has_work = self.pairs.has_queued() || !self.close_queue.is_empty();
+        let has_work = self.pairs.has_queued()
+            || !self.close_queue.is_empty()
+            || self.cx.pool.has_ended_ejections(now);
         if has_work || self.may_accept() || may_retry {
             return Some(now);
         }

@@ -38,6 +38,9 @@ use crate::observer::BreakerState;
 use crate::random::Random;
 use crate::stats::{BackendStats, DialError, Usage};
 
+/// The most ejections that one turn ends. The observer is told of each.
+const EJECTION_ENDS_PER_TURN: usize = 64;
+
 /// How the backends in force are picked and ejected.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PickSettings {
@@ -447,12 +450,17 @@ impl Pool {
         }
     }
 
-    /// Ends the ejections whose time is over: the next client may probe the backend.
+    /// Returns whether the time of any ejection is over.
+    pub(crate) fn has_ended_ejections(&self, now: Instant) -> bool {
+        self.ejection_ends.first().is_some_and(|(until, _)| *until <= now)
+    }
+
+    /// Ends ejections whose time is over: the next client may probe the backend. After a leap of
+    /// the clock there may be many; the rest are for later turns.
     pub(crate) fn end_ejections(&mut self, now: Instant) {
-        while let Some(&(until, position)) = self.ejection_ends.first() {
-            if until > now {
-                return;
-            }
+        for _ in 0..EJECTION_ENDS_PER_TURN {
+            let first = self.ejection_ends.first().filter(|(until, _)| *until <= now);
+            let Some((_, position)) = first.copied() else { return };
             let id = self.order[position];
             let Breaker::Ejected { ejections, .. } = self.members[id].breaker else {
                 unreachable!("the ends of ejections are kept in step with the breakers")

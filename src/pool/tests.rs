@@ -48,7 +48,9 @@ impl Rig {
     /// Passes time, as the loop does at the beginning of a turn.
     pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.pool.end_ejections(self.now);
+        while self.pool.has_ended_ejections(self.now) {
+            self.pool.end_ejections(self.now);
+        }
     }
 
     pub(super) fn pick_again(&mut self, tried: &mut Tried) -> Picked {

@@ -236,6 +236,20 @@ fn c5_5_a_probe_that_waits_for_a_descriptor_leaves_its_place_to_others() {
 }
 
 #[test]
+fn c5_5_many_ejections_that_are_over_at_once_end_in_batches() {
+    let keys: Vec<&'static str> = (0..200).map(|key| &*format!("{key:03}").leak()).collect();
+    let a = (0..3 * keys.len()).fold(Scripted::new("a"), |a, _| a.then(refused()));
+    let mut rig = Rig::new(&keys.iter().map(|key| (*key, &a)).collect::<Vec<_>>());
+    (0..3).for_each(|_| drop(rig.client(Script::new())));
+    assert_eq!(rig.notes.take_others().len(), keys.len(), "ejected");
+    rig.now += SECOND;
+    let next = rig.turn(&[]);
+    assert_eq!((rig.notes.take_others().len(), next), (64, Some(rig.now)));
+    rig.settle(&[]);
+    assert_eq!(rig.notes.take_others().len(), keys.len() - 64);
+}
+
+#[test]
 fn c5_2_an_error_that_its_event_told_of_fails_the_attempt_though_it_can_be_taken_only_once() {
     let a = Scripted::new("a").then(Ok(Script::new().connect([Ok(false)])));
     let b = Scripted::new("b").then(connects());
@@ -262,7 +276,7 @@ fn c5_2_a_connect_that_would_block_or_is_interrupted_goes_on() {
 }
 
 #[test]
-fn c5_2_time_outs_of_a_crowd_are_taken_in_pieces() {
+fn c5_2_many_timeouts_are_handled_in_batches() {
     let (a, b) = (Scripted::new("a"), Scripted::new("b"));
     let mut rig = Rig::new(&[("a", &a)]);
     rig.clients.lock().unwrap().extend((0..1000).map(|_| Ok(Script::new())));
@@ -473,16 +487,16 @@ fn c5_5_a_dial_limit_that_ends_an_attempt_with_its_full_time_counts_against_the_
 
 #[test]
 fn c5_2_a_descriptor_waiter_is_not_dialled_for_after_the_dial_limit() {
-    const CROWD: usize = 1000;
+    const CLIENTS: usize = 1000;
     let a = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &a)]);
-    (0..CROWD).for_each(|_| drop(rig.client(Script::new())));
+    (0..CLIENTS).for_each(|_| drop(rig.client(Script::new())));
     a.dials.lock().unwrap().push_back(Err(shortage()));
     rig.client(Script::new());
-    assert_eq!((a.dialled().len(), rig.event_loop.fd_waiters.len()), (CROWD, 1));
+    assert_eq!((a.dialled().len(), rig.event_loop.fd_waiters.len()), (CLIENTS, 1));
     rig.pass(LIMITS.dial_limit); // the loop was held up
-    assert_eq!(a.dialled().len(), CROWD);
-    assert_eq!(rig.event_loop.cx.counters.refused.of(EndReason::DialLimit), CROWD as u64 + 1);
+    assert_eq!(a.dialled().len(), CLIENTS);
+    assert_eq!(rig.event_loop.cx.counters.refused.of(EndReason::DialLimit), CLIENTS as u64 + 1);
 }
 
 #[test]
