@@ -33,7 +33,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> ExitCode {
     match play() {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever was watching has left.
+        // The reader has left.
         Err(err)
             if err
                 .downcast_ref()
@@ -58,7 +58,7 @@ fn play() -> Result<()> {
         nodes.iter().map(|node| (node.name, TcpBackend::new(node.addr))).collect();
     let listener = TcpListener::bind(ANY_PORT)?;
     let addr = listener.local_addr()?;
-    // By default a backend that keeps failing is passed over for up to 30 seconds, which is longer
+    // By default a backend that keeps failing is skipped for up to 30 seconds, which is longer
     // than this story.
     let ejection = Ejection::new(3, Duration::from_secs(1), Duration::from_secs(1));
     let balancer =

@@ -37,7 +37,7 @@ impl Rig {
             let sender = sender.clone();
             TestBackend::new(move |stream| {
                 if let Some(report) = Talk::answer(stream) {
-                    let _ = sender.send(report); // whoever waits for none has all that are to come
+                    let _ = sender.send(report); // if nobody waits for it, all have come
                 }
             })
         };

@@ -28,7 +28,7 @@ use tinylb::{
 };
 use tinylb_tests::*;
 
-/// Has two balancers bear mixed load while their sets change, and checks every byte of it.
+/// Puts mixed load on two balancers while their sets change, and checks every byte of it.
 #[derive(Clone, Debug, Parser)]
 struct Options {
     /// How long to keep the load up, after the warm-up

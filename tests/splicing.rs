@@ -221,7 +221,7 @@ fn c3_2_removal_drops_what_is_in_the_pipes_of_a_target() {
     let mut clients: Vec<TcpStream> = (0..8).map(|_| balancer.client()).collect();
     clients.iter_mut().for_each(|client| read_flood(client, 0, FLOOD));
     wait_until_it_rests(&balancer);
-    assert!(pipes() > before + 1, "none is stuck");
+    assert!(pipes() > before + 1, "none has unsent bytes");
 
     assert_eq!(balancer.update(BackendSet::new()).closed, 8);
 

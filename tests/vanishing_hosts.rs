@@ -365,12 +365,12 @@ fn c3_2_an_update_closes_each_pair_of_a_vanished_host_at_once_and_serves_it_agai
         return;
     };
     let mut pairs = [(); 4].map(|()| scene.pair());
-    let [_idle, waiting, stuck, half_closed] = &mut pairs;
+    let [_idle, waiting, blocked, half_closed] = &mut pairs;
     half_closed.client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(half_closed.server.read(&mut [0]).unwrap(), 0);
     scene.host(Backend).unplug();
     waiting.client.write_all(b"is anybody there?").unwrap();
-    fill_until_blocked(&mut stuck.client);
+    fill_until_blocked(&mut blocked.client);
     let mut dialling = scene.host(Client).connect(scene.balancer.addr);
     scene.balancer.wait_for("a dial is in flight", |stats| stats.dialling == 1);
 

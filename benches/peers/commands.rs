@@ -1,5 +1,5 @@
 //! How each proxy is told what all are told: one thread, these backends in turns, nothing logged,
-//! nobody idle cut.
+//! nobody idle aborted.
 
 use std::fs;
 use std::net::SocketAddr;

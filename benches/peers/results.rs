@@ -68,7 +68,7 @@ impl Results {
         self.0.get(&(row, contender)).map_or(&[], Vec::as_slice)
     }
 
-    /// All there is, for whoever wants to make something else of it.
+    /// All there is, for anyone who wants to make something else of it.
     pub(crate) fn to_json(&self) -> Value {
         let mut rows = Map::new();
         for (&(row, contender), figures) in &self.0 {

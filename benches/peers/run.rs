@@ -24,7 +24,7 @@ pub(crate) struct Options {
     /// What to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Whom to measure [default: all that are installed]
+    /// Which contenders to measure [default: all that are installed]
     #[arg(long, value_delimiter = ',', value_parser = installed::NAMES)]
     contenders: Vec<String>,
     /// Linux's name of the congestion control of the run's own network
@@ -186,7 +186,7 @@ fn measure(options: &Options, lab: &Lab, contenders: &[Contender], results: &mut
     failures
 }
 
-/// In each round each scenario, with all whom it concerns in turns.
+/// In each round each scenario, with all contenders that it concerns, in turn.
 fn plan<'a>(
     options: &Options,
     contenders: &'a [Contender],

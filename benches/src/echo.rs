@@ -26,7 +26,7 @@ fn serve(listener: TcpListener) -> io::Result<()> {
         loop {
             match listener.accept().await {
                 Ok((client, _)) => drop(tokio::spawn(echo(client))),
-                // No descriptor is left until it has noticed that earlier connections were cut.
+                // No descriptor is left until it has noticed that earlier connections were aborted.
                 Err(_) => tokio::task::yield_now().await,
             }
         }

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn c6_2_the_end_is_passed_on_after_what_is_stuck() {
+    fn c6_2_the_end_is_passed_on_after_unsent_bytes() {
         let source = Script::new().reads([Act::Data(b"tail".to_vec()), Act::End]);
         let mut rig = Rig::new(source, Script::new().takes([1, 0, 0]));
         assert_eq!(rig.drive(1000), DirectionProgress::Blocked);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn c6_3_nothing_is_read_while_something_is_stuck_and_then_nothing_is_held() {
+    fn c6_3_nothing_is_read_while_bytes_are_unsent_and_nothing_is_held_once_they_are_sent() {
         let source =
             Script::new().reads([Act::Data(pattern(100)), Act::Data(pattern(100)), Act::Block]);
         let read = source.seen();
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn c6_4_an_end_after_an_error_is_a_cut_and_not_an_end() {
+    fn c6_4_an_end_after_an_error_is_an_abort() {
         let source = Script::new()
             .reads([Act::Data(b"before".to_vec()), Act::End])
             .error(ErrorKind::ConnectionReset);
@@ -509,13 +509,13 @@ mod tests {
     }
 
     #[test]
-    fn c1_2_what_was_stuck_and_a_preface_are_flushed_too() {
+    fn c1_2_unsent_bytes_and_a_preface_are_flushed() {
         let source = || Script::new().reads([Act::Data(b"record".to_vec()), Act::End]);
-        let mut stuck = Rig::new(source(), Script::new().takes([0]).flush_blocks(1));
-        assert_eq!(stuck.drive(1000), DirectionProgress::Blocked);
+        let mut unsent = Rig::new(source(), Script::new().takes([0]).flush_blocks(1));
+        assert_eq!(unsent.drive(1000), DirectionProgress::Blocked);
         let mut preface = Rig::new(source(), Script::new().flush_blocks(1));
         preface.direction = Direction::new(b"preface".to_vec());
-        for rig in [&mut stuck, &mut preface] {
+        for rig in [&mut unsent, &mut preface] {
             rig.events();
             assert_eq!(rig.drive(1000), DirectionProgress::Blocked, "not flushed");
             rig.events();

@@ -223,8 +223,8 @@ mod tests {
         let (mut pipes, mut moved, now) = (pipes(), 0, Instant::now());
         let mut splicing = Splicing::begin(&from, &to, &mut pipes, now).unwrap();
         while to.write(&[0; 64 << 10]).is_some() {}
-        source.write_all(b"stuck").unwrap();
-        assert!(matches!(splicing.splice_in(&mut from, &mut pipes, now), Fill::Bytes(5)));
+        source.write_all(b"unsent").unwrap();
+        assert!(matches!(splicing.splice_in(&mut from, &mut pipes, now), Fill::Bytes(6)));
         assert!(!splicing.splice_out(&mut to, &mut pipes, &mut moved, now));
         assert_eq!((splicing.has_stalled(), mark(&to)), (false, RAISED_LOWAT));
         assert!(!splicing.splice_out(&mut to, &mut pipes, &mut moved, now + STALL));

@@ -288,7 +288,7 @@ fn loom_c7_6_a_task_that_awaits_an_update_is_woken_when_the_balancer_is_dropped_
 }
 
 #[test]
-fn loom_c7_6_whoever_awaits_the_end_is_told_though_the_loop_is_gone_before() {
+fn loom_c7_6_tasks_that_await_the_end_are_told_even_if_the_loop_is_dropped_first() {
     for panics in [false, true] {
         within_bounds(move || {
             let (sender, event_loop) = mailbox();

@@ -46,14 +46,14 @@ fn c9_1_nothing_that_lasts_keeps_the_cpu_busy() {
         urgent.1.read_exact(&mut [0; if HAS_RESETS { 2 } else { 1 }]).unwrap();
         assert_at_rest("pairs are idle, half-closed, or have urgent data");
 
-        // Stuck both ways; one of them is half-closed as well.
-        let mut stuck = [pair(), pair()];
-        for (client, backend) in &mut stuck {
+        // Blocked both ways; one of them is half-closed as well.
+        let mut blocked = [pair(), pair()];
+        for (client, backend) in &mut blocked {
             fill_until_blocked(client);
             fill_until_blocked(backend);
         }
-        stuck[1].0.shutdown(Shutdown::Write).unwrap();
-        assert_at_rest("pairs are stuck");
+        blocked[1].0.shutdown(Shutdown::Write).unwrap();
+        assert_at_rest("pairs are blocked");
         assert_eq!(balancer.stats().open, 5);
 
         reset(pair().0);
@@ -103,7 +103,7 @@ fn c9_1_idle_pairs_hold_no_buffers() {
             .on_socket(|socket| shrink_buffers(socket, 4096));
         let (balancer, hand) = (Balancer::start([("a", target)].into()), ManualBackend::of(back));
         let mut bytes = vec![7; 60_000];
-        // Each pair has bytes stuck, and then has not.
+        // Each pair has unsent bytes, and then has none.
         let mut pair = || {
             let (mut client, mut server) = (balancer.client(), hand.accept());
             client.write_all(&bytes).unwrap();

@@ -464,7 +464,7 @@ fn whatever_is_wrong_gets_one_error_line_and_changes_nothing() {
 }
 
 #[test]
-fn an_endless_line_is_an_error_the_next_is_obeyed_and_a_long_word_is_not_repeated_in_full() {
+fn an_endless_line_is_an_error_the_next_is_handled_and_a_long_word_is_not_repeated_in_full() {
     let mut cli = Cli::start("--control");
     cli.send("set ");
     (0..5 << 4).for_each(|_| cli.send(vec![b'x'; 1 << 16]));

@@ -63,7 +63,7 @@ fn c4_3_who_lacks_a_descriptor_to_dial_with_waits_in_order_and_nobody_is_accepte
 }
 
 #[test]
-fn c4_3_who_starves_gives_up_by_the_dial_limit() {
+fn c4_3_a_descriptor_waiter_is_refused_at_the_dial_limit() {
     let mut backend = Scripted::new("a");
     for _ in 0..1000 {
         backend = backend.then(Err(shortage()));
@@ -123,19 +123,19 @@ fn c4_3_a_backends_stream_that_cannot_be_watched_is_dialled_again_and_no_failure
 }
 
 #[test]
-fn c4_3_a_crowd_without_descriptors_is_served_in_order_in_pieces_and_before_anyone_is_accepted() {
-    const CROWD: usize = 3 * accept::ACCEPTS_PER_TURN;
+fn c4_3_many_descriptor_waiters_are_served_in_order_in_batches_before_anyone_is_accepted() {
+    const CLIENTS: usize = 3 * accept::ACCEPTS_PER_TURN;
     let pair_of = |seen: &Seen| match Source::from(seen.token().unwrap()) {
         Source::Pair(pair, _) => pair,
         other => panic!("{other:?}"),
     };
     let (a, b) = (Scripted::new("a"), Scripted::new("b"));
-    b.dials.lock().unwrap().extend((0..2 * CROWD).map(|_| Err(shortage())));
+    b.dials.lock().unwrap().extend((0..2 * CLIENTS).map(|_| Err(shortage())));
     let mut rig = Rig::new(&[("a", &a)]);
-    let crowd: Vec<Seen> = (0..CROWD).map(|_| rig.client(Script::new())).collect();
+    let waiters: Vec<Seen> = (0..CLIENTS).map(|_| rig.client(Script::new())).collect();
     drop(rig.submit(&[("b", &b)])); // they all want another dial now
     let pause = rig.settle(COMMANDED).unwrap();
-    assert_eq!(rig.event_loop.fd_waiters.len(), CROWD);
+    assert_eq!(rig.event_loop.fd_waiters.len(), CLIENTS);
     b.dials.lock().unwrap().clear();
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
 
@@ -143,17 +143,17 @@ fn c4_3_a_crowd_without_descriptors_is_served_in_order_in_pieces_and_before_anyo
     let next = rig.turn(&[(token::LISTENER, READABLE)]);
 
     let in_order = |dialled: Vec<Seen>| {
-        dialled.iter().map(pair_of).eq(crowd[..dialled.len()].iter().map(pair_of))
+        dialled.iter().map(pair_of).eq(waiters[..dialled.len()].iter().map(pair_of))
     };
     assert!(b.dialled().len() == accept::ACCEPTS_PER_TURN && in_order(b.dialled()));
     assert_eq!(
         (rig.event_loop.cx.counters.accepted, next),
-        (CROWD as u64, Some(rig.now)),
+        (CLIENTS as u64, Some(rig.now)),
         "the rest needs no event"
     );
     rig.settle(&[]);
-    assert!(in_order(b.dialled()[..CROWD].to_vec()));
-    assert_eq!(rig.event_loop.cx.counters.accepted, CROWD as u64 + 1);
+    assert!(in_order(b.dialled()[..CLIENTS].to_vec()));
+    assert_eq!(rig.event_loop.cx.counters.accepted, CLIENTS as u64 + 1);
 }
 
 #[test]
@@ -170,25 +170,25 @@ fn c4_4_at_the_limit_nobody_is_accepted_until_a_pair_closes() {
 
 #[test]
 fn c4_4_a_pair_counts_until_both_of_its_sockets_are_closed() {
-    const CROWD: usize = 300;
+    const CLIENTS: usize = 300;
     let (a, b) = (Scripted::new("a"), Scripted::new("b"));
-    a.dials.lock().unwrap().extend((0..CROWD).map(|_| connects()));
-    let mut rig = Rig::with(LIMITS, CROWD, &[("a", &a)]);
-    let crowd: Vec<(Seen, Seen)> = (0..CROWD).map(|_| rig.pair(Script::new(), &a)).collect();
+    a.dials.lock().unwrap().extend((0..CLIENTS).map(|_| connects()));
+    let mut rig = Rig::with(LIMITS, CLIENTS, &[("a", &a)]);
+    let pairs: Vec<(Seen, Seen)> = (0..CLIENTS).map(|_| rig.pair(Script::new(), &a)).collect();
     drop(rig.submit(&[("b", &b)]));
     rig.clients.lock().unwrap().push_back(Ok(Script::new()));
     rig.turn(&[COMMANDED[0], (token::LISTENER, READABLE)]);
     assert_eq!(rig.event_loop.cx.counters.open, 0);
-    while rig.event_loop.cx.counters.accepted == CROWD as u64 {
+    while rig.event_loop.cx.counters.accepted == CLIENTS as u64 {
         assert!(rig.turn(&[]).is_some(), "the client is forgotten");
     }
     let is_closed = |pair: &&(Seen, Seen)| pair.0.is_dropped() && pair.1.is_dropped();
-    assert!(crowd.iter().any(|pair| is_closed(&pair)), "accepted in the place of nobody");
+    assert!(pairs.iter().any(|pair| is_closed(&pair)), "accepted in the place of nobody");
 }
 
 #[test]
-fn c4_3_a_pause_ends_early_when_the_sockets_of_a_crowd_are_closed_at_last() {
-    let Removal { mut rig, victims, .. } = removal_of_a_crowd();
+fn c4_3_a_pause_ends_early_when_the_close_queue_frees_descriptors() {
+    let Removal { mut rig, victims, .. } = large_removal();
     rig.clients.lock().unwrap().extend([Err(shortage()), Ok(Script::new())]);
     let accepted = rig.event_loop.cx.counters.accepted;
     rig.turn(&[(token::MAILBOX, READABLE), (token::LISTENER, READABLE)]);

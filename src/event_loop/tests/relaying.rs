@@ -39,7 +39,7 @@ fn c6_5_a_pair_whose_backend_has_finished_is_half_closed_too_and_may_be_idle_for
 }
 
 #[test]
-fn c6_5_time_outs_count_from_the_last_byte_and_only_where_they_apply() {
+fn c6_5_timeouts_count_from_the_last_byte_and_only_where_they_apply() {
     let backend = Scripted::new("a").then(connects());
     let limits =
         Limits { idle_timeout: Some(100 * SECOND), half_closed_timeout: 10 * SECOND, ..LIMITS };
@@ -166,7 +166,7 @@ fn c6_6_a_bulk_transfer_goes_on_however_many_small_messages_there_are() {
 }
 
 #[test]
-fn c6_6_a_crowd_of_events_is_taken_up_in_pieces_too() {
+fn c6_6_many_events_are_handled_in_batches() {
     let backend = Scripted::new("a");
     let mut rig = Rig::new(&[("a", &backend)]);
     rig.clients.lock().unwrap().extend((0..1500).map(|_| Ok(Script::new())));
@@ -204,21 +204,21 @@ fn c6_5_a_pair_that_a_full_turn_has_left_unread_is_not_idle() {
 
 /// How many turns a message waits behind 2,000 events of one kind, of which the loop reads half.
 fn turns_behind(failing: impl Fn(&mut Rig, &[Seen]) -> Readiness) -> usize {
-    const CROWD: usize = 2000;
+    const CLIENTS: usize = 2000;
     let (a, b) = (Scripted::new("a"), Scripted::new("b").then(connects()));
     let mut rig = Rig::new(&[("b", &b)]);
     let (client, server) = rig.pair(Script::new(), &b);
     rig.update(&[("b", &b), ("a", &a)]);
-    b.dials.lock().unwrap().extend((0..CROWD).map(|_| refused()));
-    a.dials.lock().unwrap().extend((0..CROWD).map(|_| connects()));
-    rig.clients.lock().unwrap().extend((0..CROWD).map(|_| Ok(Script::new())));
+    b.dials.lock().unwrap().extend((0..CLIENTS).map(|_| refused()));
+    a.dials.lock().unwrap().extend((0..CLIENTS).map(|_| connects()));
+    rig.clients.lock().unwrap().extend((0..CLIENTS).map(|_| Ok(Script::new())));
     rig.settle(&[(token::LISTENER, READABLE)]);
     let dialled = a.dialled();
     let readiness = failing(&mut rig, &dialled);
     let mut events: Vec<_> =
         dialled.iter().map(|seen| (seen.token().unwrap(), readiness)).collect();
     server.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
-    events.insert(CROWD / 2, (server.token().unwrap(), READABLE));
+    events.insert(CLIENTS / 2, (server.token().unwrap(), READABLE));
     rig.turn(&events);
     let mut turns = 1;
     while client.written().is_empty() {

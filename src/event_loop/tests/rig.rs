@@ -326,7 +326,7 @@ pub(super) struct Removal {
     pub(super) update: Update,
 }
 
-pub(super) fn removal_of_a_crowd() -> Removal {
+pub(super) fn large_removal() -> Removal {
     let a = (0..300).fold(Scripted::new("a"), |backend, _| backend.then(connects()));
     let b = Scripted::new("b").then(connects());
     let mut rig = Rig::new(&[("a", &a)]);

@@ -15,7 +15,7 @@ use crate::testing::script::{Act, Script};
 
 #[test]
 fn c7_2_the_end_closes_what_is_still_to_be_closed() {
-    let Removal { mut rig, victims, update, .. } = removal_of_a_crowd();
+    let Removal { mut rig, victims, update, .. } = large_removal();
     rig.turn(COMMANDED);
     rig.control.shutdown().unwrap();
     rig.turn(COMMANDED);
@@ -25,7 +25,7 @@ fn c7_2_the_end_closes_what_is_still_to_be_closed() {
 }
 
 #[test]
-fn a_stale_event_does_not_reach_the_slots_next_tenant() {
+fn a_stale_event_does_not_reach_the_next_occupant_of_a_slot() {
     let backend = Scripted::new("a").then(connects()).then(Ok(Script::new().connect([Ok(false)])));
     let mut rig = Rig::new(&[("a", &backend)]);
     let (client, server) = rig.pair(Script::new(), &backend);
@@ -55,7 +55,7 @@ fn events_of_a_pair_that_ended_in_the_same_batch_are_passed_over() {
         (token::LISTENER, READABLE),
     ]);
     assert_eq!(rig.notes.take(), ["0 connected a", "0 ended: finished"]);
-    assert!(client.is_dropped() && !client.is_aborted(), "an orderly end is no cut");
+    assert!(client.is_dropped() && !client.is_aborted(), "an orderly end is no abort");
     assert_eq!(rig.event_loop.cx.counters.dialling, 1);
 }
 
@@ -90,7 +90,7 @@ fn c7_2_a_drain_ends_as_soon_as_nobody_is_left() {
 }
 
 #[test]
-fn c7_4_whoever_waits_is_told_when_the_loop_is_dropped() {
+fn c7_4_waiters_are_told_when_the_loop_is_dropped() {
     let rig = Rig::new(&[]);
     let update = rig.submit(&[]);
     let control = rig.control.clone();

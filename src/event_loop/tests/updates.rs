@@ -13,9 +13,9 @@ use crate::testing::script::{Act, Script, Seen};
 
 #[test]
 fn c3_2_who_waits_to_dial_a_vanished_target_goes_on_to_another_and_is_no_cancelled_dial() {
-    let starves = Scripted::new("a").then(Err(shortage()));
+    let lacks_descriptors = Scripted::new("a").then(Err(shortage()));
     let has_two_addresses = Scripted { addresses: 2, ..Scripted::new("a") }.then(refused());
-    for a in [starves, has_two_addresses] {
+    for a in [lacks_descriptors, has_two_addresses] {
         let b = Scripted::new("b");
         let mut rig = Rig::new(&[("a", &a)]);
         rig.clients.lock().unwrap().push_back(Ok(Script::new()));
@@ -106,8 +106,8 @@ fn c3_7_an_update_is_applied_in_the_next_turn_though_its_event_is_behind_in_the_
 }
 
 #[test]
-fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() {
-    let Removal { mut rig, victims, survivor: (client, server), update, .. } = removal_of_a_crowd();
+fn c3_4_many_pairs_end_in_one_step_and_are_closed_in_batches_that_hold_up_nobody() {
+    let Removal { mut rig, victims, survivor: (client, server), update, .. } = large_removal();
     rig.turn(COMMANDED);
     let stats = rig.event_loop.stats(rig.now);
     assert_eq!((stats.ended.of(EndReason::TargetRemoved), stats.open), (300, 1));
@@ -133,8 +133,8 @@ fn c3_4_a_crowd_is_ended_in_one_step_and_closed_in_pieces_that_hold_up_nobody() 
 }
 
 #[test]
-fn c3_5_an_update_is_applied_once_the_crowds_of_those_before_it_are_closed() {
-    let Removal { mut rig, b, victims, update: first, .. } = removal_of_a_crowd();
+fn c3_5_an_update_is_applied_once_the_batches_of_earlier_updates_are_closed() {
+    let Removal { mut rig, b, victims, update: first, .. } = large_removal();
     rig.turn(COMMANDED);
     let second = rig.submit(&[("b", &b)]);
     rig.turn(COMMANDED);
@@ -176,7 +176,7 @@ fn c3_9_a_drained_target_gets_no_dial_and_its_pairs_end_at_the_limit() {
 }
 
 #[test]
-fn c3_4_c3_9_a_crowd_whose_time_to_drain_is_over_is_closed_in_pieces() {
+fn c3_4_c3_9_pairs_whose_drain_is_over_are_closed_in_batches() {
     let (mut rig, victims) = pairs(300);
     drop(rig.control.update_draining(BackendSet::new(), SECOND).unwrap());
     rig.settle(COMMANDED);
@@ -189,7 +189,7 @@ fn c3_4_c3_9_a_crowd_whose_time_to_drain_is_over_is_closed_in_pieces() {
     assert_eq!(open(), 0);
 }
 
-/// An update is reported when all is closed: first to the observer, which may be asked by whoever
+/// An update is reported when all is closed: first to the observer, which may be asked by anyone who
 /// waits, then to those. The host's old backends are dropped last, since that may take a while.
 #[test]
 fn c3_5_the_observer_is_told_first_then_those_who_wait_and_old_backends_are_dropped_last() {
@@ -322,12 +322,12 @@ fn c3_6_targets_that_drain_are_remembered_only_while_they_have_pairs() {
 }
 
 #[test]
-fn c3_4_bytes_of_a_surviving_pair_that_come_with_the_update_go_on_and_stuck_ones_stay() {
+fn c3_4_a_surviving_pair_keeps_unsent_bytes_and_those_that_come_with_the_update() {
     let (a, b) = (Scripted::new("a").then(connects()), Scripted::new("b").then(connects()));
     let mut rig = Rig::new(&[("a", &a), ("b", &b)]);
     let (client, server) = rig.pair(Script::new().takes([3, 0]), &a);
     rig.pair(Script::new(), &b);
-    server.then_reads([Act::Data(b"stuck".to_vec()), Act::Block]);
+    server.then_reads([Act::Data(b"unsent".to_vec()), Act::Block]);
     rig.event(&server, READABLE);
     client.then_reads([Act::Data(b"early".to_vec()), Act::Block]);
     let update = rig.submit(&[("0", &Scripted::new("0")), ("z", &a)]); // every index changes
@@ -336,12 +336,12 @@ fn c3_4_bytes_of_a_surviving_pair_that_come_with_the_update_go_on_and_stuck_ones
     rig.turn(&[(token::MAILBOX, READABLE), (client.token().unwrap(), writable)]);
 
     assert_eq!(update.try_wait().unwrap().unwrap().closed, 1);
-    assert_eq!((client.written(), server.written()), (b"stuck".to_vec(), b"early".to_vec()));
+    assert_eq!((client.written(), server.written()), (b"unsent".to_vec(), b"early".to_vec()));
     rig.update(&[("a", &a)]);
     client.then_reads([Act::End]);
     server.then_reads([Act::Data(b", late".to_vec()), Act::End]);
     rig.settle(&[(client.token().unwrap(), READABLE), (server.token().unwrap(), READABLE)]);
-    assert_eq!((client.written(), client.is_aborted()), (b"stuck, late".to_vec(), false));
+    assert_eq!((client.written(), client.is_aborted()), (b"unsent, late".to_vec(), false));
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn c3_10_what_a_peer_sent_before_its_reset_goes_on_as_far_as_the_other_side_take
         Readiness { readable: true, read_closed: true, error: true, ..Readiness::default() },
     );
     assert_eq!(client.written().len(), 100_000);
-    assert!(client.is_aborted() && !client.is_shut(), "a cut must not look like an end");
+    assert!(client.is_aborted() && !client.is_shut(), "an abort must not look like an end");
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn c3_10_a_reset_that_shows_in_a_write_is_passed_on_after_what_its_peer_had_sent
 }
 
 #[test]
-fn c3_7_a_crowd_that_has_to_be_dialled_for_anew_is_taken_in_pieces() {
+fn c3_7_cancelled_dials_are_begun_anew_in_batches() {
     let (a, b) = (Scripted::new("a"), Scripted::new("b"));
     let mut rig = Rig::new(&[("a", &a)]);
     rig.clients.lock().unwrap().extend((0..500).map(|_| Ok(Script::new())));
@@ -412,7 +412,7 @@ fn c3_7_a_crowd_that_has_to_be_dialled_for_anew_is_taken_in_pieces() {
 }
 
 #[test]
-fn c3_10_pairs_that_are_dropped_with_the_loop_are_cut() {
+fn c3_10_pairs_that_are_dropped_with_the_loop_are_aborted() {
     let backend = Scripted::new("a").then(connects());
     let mut rig = Rig::new(&[("a", &backend)]);
     let (client, server) = rig.pair(Script::new(), &backend);
@@ -422,7 +422,7 @@ fn c3_10_pairs_that_are_dropped_with_the_loop_are_cut() {
 
 #[test]
 fn c3_3_an_update_is_reported_however_many_pairs_end_in_each_turn() {
-    let Removal { mut rig, b, update, .. } = removal_of_a_crowd();
+    let Removal { mut rig, b, update, .. } = large_removal();
     let mut events = COMMANDED.to_vec();
     let mut turns = 0;
     while update.try_wait().unwrap().is_none() {

@@ -178,7 +178,7 @@ fn readiness(flags: u8) -> Readiness {
     }
 }
 
-/// A fuzzer keeps the bytes; whoever reads a failure wants to know what they stand for.
+/// A fuzzer keeps the bytes; a reader of a failure wants to know what they stand for.
 struct TellIfItFails<'a>(&'a Schedule);
 
 impl Drop for TellIfItFails<'_> {
@@ -348,7 +348,7 @@ impl Wires {
                 assert!(is_one_way, "C6.4: not over after an error: {self:?}");
                 continue;
             }
-            let may_read = !self.is_stuck_on_the_way_to(end) && !source.end_was_read;
+            let may_read = !self.has_undelivered_bytes_to(end) && !source.end_was_read;
             let is_waiting = sink.write_is_blocked || may_read && source.will_tell_what_to_read();
             assert!(is_waiting || sink.is_shut, "C6.1: end {end} is forgotten: {self:?}");
         }
@@ -377,7 +377,7 @@ impl Wires {
                 source.end_was_read && source.read == source.sent,
                 "C6.1: not all was read: {self:?}"
             );
-            assert!(!self.is_stuck_on_the_way_to(end), "C6.1: not all was delivered: {self:?}");
+            assert!(!self.has_undelivered_bytes_to(end), "C6.1: not all was delivered: {self:?}");
             assert!(sink.is_shut || sink.kind.drop_closes, "C6.2: no end for {end}: {self:?}");
         }
         assert!(
@@ -398,13 +398,13 @@ impl Wires {
             );
             if source.has_told && source.end_was_read && !sink.has_told {
                 let is_ended = sink.is_shut || (sink.kind.drop_closes && sink.end_was_read);
-                let is_complete = is_ended && !self.is_stuck_on_the_way_to(end);
+                let is_complete = is_ended && !self.has_undelivered_bytes_to(end);
                 assert!(is_complete, "C6.4: an end that was read before the error: {self:?}");
             }
         }
     }
 
-    fn is_stuck_on_the_way_to(&self, end: usize) -> bool {
+    fn has_undelivered_bytes_to(&self, end: usize) -> bool {
         self.ends[end].held > 0 || self.ends[end].written < self.owed_to(end)
     }
 }
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn c6_1_whatever_happens_all_is_delivered_or_the_pair_is_cut_and_nothing_is_forgotten() {
+    fn c6_1_all_is_delivered_or_the_pair_is_aborted_whatever_happens() {
         for seed in 0..20_000 {
             play(&random_bytes(seed));
         }

@@ -256,10 +256,10 @@ impl Wires {
         PREFACE[place.min(preface)..].starts_with(first) && SENT[1 - end][after..].starts_with(rest)
     }
 
-    fn assert_nothing_is_stuck_on_the_way_to(&self, end: usize) {
+    fn assert_all_is_delivered_to(&self, end: usize) {
         assert!(
             self.ends[end].held == 0 && self.ends[end].written == self.owed_to(end),
-            "bytes are stuck: {self:?}"
+            "bytes are undelivered: {self:?}"
         );
     }
 }
@@ -310,7 +310,7 @@ impl Socket {
         let mut wires = self.lock();
         assert!(!room.is_empty(), "a read without room cannot tell an end");
         if !wires.ends[self.end].end_was_told {
-            wires.assert_nothing_is_stuck_on_the_way_to(1 - self.end);
+            wires.assert_all_is_delivered_to(1 - self.end);
         }
         assert!(!wires.ends[1 - self.end].has_told, "read for a side that has failed: {wires:?}");
         let wire = &mut wires.ends[self.end];
@@ -394,7 +394,7 @@ impl io::Write for Socket {
 impl Stream for Socket {
     fn shutdown_write(&mut self) -> io::Result<()> {
         let mut wires = self.lock();
-        wires.assert_nothing_is_stuck_on_the_way_to(self.end);
+        wires.assert_all_is_delivered_to(self.end);
         assert!(wires.ends[1 - self.end].end_was_read, "an end that nobody has sent: {wires:?}");
         let wire = &mut wires.ends[self.end];
         wire.begin_output()?;

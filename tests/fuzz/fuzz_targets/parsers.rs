@@ -73,7 +73,7 @@ fn check_lines(bytes: &[u8], longest: usize, buffer: usize) {
 
 fn check_command(text: &str) {
     let Some(command) = checked(commands::parse(text)) else { return };
-    assert_eq!(command.is_none(), text.trim().is_empty(), "only blank lines are passed over");
+    assert_eq!(command.is_none(), text.trim().is_empty(), "only blank lines are skipped");
     if let Some(command) = command {
         let words = command_in_words(&command);
         assert_same(&commands::parse(&words), &Ok(Some(command)));

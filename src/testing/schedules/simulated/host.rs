@@ -260,7 +260,7 @@ impl Host {
                 || (load((passed, target)), place) >= (load(order[picked]), picked);
             if !is_in_order {
                 tally("backends left to earlier clients");
-                assert!(network.were_busy.contains(target), "{passed} is passed over for {key}");
+                assert!(network.were_busy.contains(target), "{passed} is skipped for {key}");
             }
         }
     }
