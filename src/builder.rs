@@ -297,15 +297,21 @@ mod tests {
             .policy(Policy::LeastConnections)
             .ejection(Ejection { failures: 110, ..Ejection::default() })
             .notsent_lowat(Some(111))
+            .splice(false)
             .random_first_pick(true)
             .observer(None::<Box<dyn Observer>>);
         let shown = format!("{builder:?}");
         for value in (101..=111).map(|number| number.to_string()) {
             assert!(shown.contains(&value), "{value} is not in {shown}");
         }
-        for value in
-            ["key", "127.0.0.1:80", "nodelay: false", "random_first_pick: true", "LeastConnections"]
-        {
+        for value in [
+            "key",
+            "127.0.0.1:80",
+            "nodelay: false",
+            "splice: false",
+            "random_first_pick: true",
+            "LeastConnections",
+        ] {
             assert!(shown.contains(value), "{value} is not in {shown}");
         }
     }

@@ -303,11 +303,14 @@ mod tests {
     use super::*;
     use crate::backend::TcpBackend;
 
+    fn mailbox() -> (Sender, Receiver) {
+        let poll = mio::Poll::new().unwrap();
+        channel(Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap()))
+    }
+
     #[test]
     fn c9_1_the_loop_takes_requests_only_if_there_may_be_any() {
-        let poll = mio::Poll::new().unwrap();
-        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (sender, receiver) = channel(Arc::new(waker));
+        let (sender, receiver) = mailbox();
         assert!(receiver.take_pending().is_some() && receiver.take_pending().is_none());
         sender.stop(Stop::Now).unwrap();
         assert_eq!(receiver.take_pending().unwrap().stop, Some(Stop::Now));
@@ -320,9 +323,7 @@ mod tests {
         impl Wake for Task {
             fn wake(self: Arc<Self>) {}
         }
-        let poll = mio::Poll::new().unwrap();
-        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (sender, receiver) = channel(Arc::new(waker));
+        let (sender, receiver) = mailbox();
         let task = Arc::new(Task);
         for answered in 0..10_000 {
             let waker = task.clone().into();
@@ -332,6 +333,7 @@ mod tests {
             assert!(pending.as_mut().poll(&mut context).is_pending());
             if answered % 2 == 0 {
                 let request = receiver.take_pending().unwrap().update.unwrap();
+                assert_eq!(request.updates.len(), 1, "they were merged");
                 request.applied.send(Applied::default());
                 assert!(pending.as_mut().poll(&mut context).is_ready());
             }
@@ -344,9 +346,7 @@ mod tests {
     /// An update was taken and is not in force yet, when its target is removed and named again.
     #[test]
     fn c3_6_a_removal_of_what_is_about_to_be_in_force_is_not_lost() {
-        let poll = mio::Poll::new().unwrap();
-        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (sender, receiver) = channel(Arc::new(waker));
+        let (sender, receiver) = mailbox();
         let backend = TcpBackend::new(([127, 0, 0, 1], 1).into());
         let with: BackendSet = [("key", backend)].into_iter().collect();
         let update = |set| drop(sender.update(set, Removal::Close).unwrap());
