@@ -156,6 +156,7 @@ mod tests {
             assert_eq!((counts.of(reason), counts.total()), (1, 1));
             assert_eq!(counts.iter().collect::<Vec<_>>(), [(reason, 1)]);
             assert_eq!(format!("{counts:?}"), format!("{{{reason:?}: 1}}"));
+            assert_eq!([counts; 2].into_iter().sum::<EndCounts>().of(reason), 2);
         }
     }
 

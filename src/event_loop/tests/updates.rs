@@ -111,6 +111,13 @@ fn c3_4_many_pairs_end_in_one_step_and_are_closed_in_batches_that_hold_up_nobody
     rig.turn(COMMANDED);
     let stats = rig.event_loop.stats(rig.now);
     assert_eq!((stats.ended.of(EndReason::TargetRemoved), stats.open), (300, 1));
+    let sockets = || victims.iter().flat_map(|(client, backend)| [client, backend]);
+    let registered = sockets().filter(|socket| !socket.is_dropped()).count() + 2 + 2;
+    assert_eq!(
+        rig.event_loop.sources(),
+        registered,
+        "the survivor, the listener and the waker too"
+    );
     let (last, _) = &victims[299];
     last.then_reads([Act::Data(b"late".to_vec())]);
     server.then_reads([Act::Data(b"hello".to_vec()), Act::Block]);
@@ -126,9 +133,7 @@ fn c3_4_many_pairs_end_in_one_step_and_are_closed_in_batches_that_hold_up_nobody
     );
     rig.settle(&[]);
     assert_eq!(update.try_wait().unwrap().unwrap().closed, 300);
-    for socket in victims.iter().flat_map(|(client, backend)| [client, backend]) {
-        assert!(socket.is_dropped() && socket.is_aborted());
-    }
+    assert!(sockets().all(|socket| socket.is_dropped() && socket.is_aborted()));
     assert!(!client.is_dropped());
 }
 
