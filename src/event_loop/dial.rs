@@ -105,12 +105,12 @@ impl EventLoop {
             let mut has_room = true;
             while has_room && dials > 0 {
                 let Some(token) = self.busy_queue.pop_front(target) else { break };
-                let is_waiting = self.pairs.find(token).is_some_and(|pair| pair.awaits_busy());
-                if !is_waiting {
-                    continue;
+                if self.pairs.find(token).is_none() {
+                    continue; // closed meanwhile
                 }
                 (dials, self.budget.dials) = (dials - 1, self.budget.dials - 1);
-                self.step(token.slot, now, |dialler, _| {
+                self.step(token.slot, now, |dialler, phase| {
+                    debug_assert!(matches!(phase, Phase::AwaitBusy));
                     dialler.tried.forget_busy();
                     dialler.advance(Phase::Pick)
                 });

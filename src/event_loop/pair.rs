@@ -61,10 +61,6 @@ impl Pair {
         matches!(self.phase(), Some(Phase::AwaitDescriptor(_)))
     }
 
-    pub(super) fn awaits_busy(&self) -> bool {
-        matches!(self.phase(), Some(Phase::AwaitBusy))
-    }
-
     /// Returns whether a dial is in flight for it, or was answered.
     pub(super) fn is_connecting(&self) -> bool {
         matches!(self.phase(), None | Some(Phase::Connecting(_)))

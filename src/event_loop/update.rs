@@ -95,9 +95,7 @@ impl EventLoop {
             let Some(Pair { stage: Stage::Dialling(dialling), .. }) = self.pairs.find(token) else {
                 continue; // closed meanwhile
             };
-            if !matches!(dialling.phase, Phase::AwaitBusy) {
-                continue;
-            }
+            debug_assert!(matches!(dialling.phase, Phase::AwaitBusy));
             dialling.phase = Phase::Pick;
             dialling.tried.forget_busy();
             self.redial(token.slot, batch, now);
