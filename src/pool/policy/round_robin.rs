@@ -228,3 +228,18 @@ impl PartialEq for Turn {
 }
 
 impl Eq for Turn {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_is_not_before_a_time_is_at_that_time_if_the_weight_has_one_then() {
+        let half = Turn { cycle: 2, part: 2, weight: 4 };
+        let turn = |weight| {
+            let Turn { cycle, part, weight } = half.not_before(weight);
+            (cycle, part, weight)
+        };
+        assert_eq!([turn(2), turn(3)], [(2, 1, 2), (2, 2, 3)]);
+    }
+}
