@@ -138,13 +138,9 @@ fn run_loop(
     while !event_loop.is_over() {
         let poll_began = Instant::now();
         let timeout = next.map(|at| at.saturating_duration_since(poll_began).min(LONGEST_WAIT));
-        let completeness = match poll.poll(&mut events, timeout) {
-            Ok(()) if events.iter().count() < EVENTS_PER_TURN => Completeness::Complete,
-            Ok(()) => Completeness::Full,
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => {
-                events.clear();
-                Completeness::Interrupted
-            }
+        let polled = poll.poll(&mut events, timeout);
+        let completeness = match completeness(polled, events.iter().count()) {
+            Ok(completeness) => completeness,
             Err(err) => {
                 event_loop.stop(EndReason::Shutdown, now);
                 return Err(Error::Poll(err));
@@ -155,6 +151,16 @@ fn run_loop(
         next = event_loop.turn(Batch { events, poll_began, completeness }, now);
     }
     Ok(event_loop.summary(now))
+}
+
+/// Returns what a poll that found so many events says of others.
+fn completeness(polled: io::Result<()>, events: usize) -> io::Result<Completeness> {
+    match polled {
+        Ok(()) if events < EVENTS_PER_TURN => Ok(Completeness::Complete),
+        Ok(()) => Ok(Completeness::Full),
+        Err(err) if err.kind() == io::ErrorKind::Interrupted => Ok(Completeness::Interrupted),
+        Err(err) => Err(err),
+    }
 }
 
 /// Reports the end to everyone who waits for it.
@@ -265,6 +271,16 @@ mod tests {
         assert_eq!(format!("{update:?}"), "Pending(Ok(None))");
         drop(server);
         assert_eq!(format!("{update:?}"), "Pending(Err(Stopped))");
+    }
+
+    #[test]
+    fn c7_5_a_batch_is_complete_only_if_there_was_room_for_more_and_no_signal() {
+        let of = |polled, events| completeness(polled, events).map_err(|err| err.kind());
+        let fails = |kind: io::ErrorKind| Err(io::Error::from(kind));
+        assert_eq!(of(Ok(()), EVENTS_PER_TURN - 1), Ok(Completeness::Complete));
+        assert_eq!(of(Ok(()), EVENTS_PER_TURN), Ok(Completeness::Full));
+        assert_eq!(of(fails(io::ErrorKind::Interrupted), 0), Ok(Completeness::Interrupted));
+        assert_eq!(of(fails(io::ErrorKind::Other), 0), Err(io::ErrorKind::Other));
     }
 
     #[test]
