@@ -15,7 +15,7 @@ use crate::testing::script::{Act, Script, Seen};
 fn c3_2_who_waits_to_dial_a_vanished_target_goes_on_to_another_and_is_no_cancelled_dial() {
     let lacks_descriptors = Scripted::new("a").then(Err(shortage()));
     let has_two_addresses = Scripted { addresses: 2, ..Scripted::new("a") }.then(refused());
-    for a in [lacks_descriptors, has_two_addresses] {
+    for (a, at_once) in [(lacks_descriptors, 0), (has_two_addresses, 1)] {
         let b = Scripted::new("b");
         let mut rig = Rig::new(&[("a", &a)]);
         rig.clients.lock().unwrap().push_back(Ok(Script::new()));
@@ -23,6 +23,7 @@ fn c3_2_who_waits_to_dial_a_vanished_target_goes_on_to_another_and_is_no_cancell
         let update = rig.submit(&[("b", &b)]);
         rig.settle(COMMANDED);
         assert_eq!(update.try_wait().unwrap().unwrap().cancelled, 0);
+        assert_eq!(b.dialled().len(), at_once, "a descriptor waiter keeps its place");
         rig.pass(SECOND);
         assert_eq!((a.dialled().len(), b.dialled().len()), (0, 1));
     }
