@@ -130,6 +130,17 @@ mod tests {
 
     #[test]
     #[cfg(all(feature = "socket2", target_os = "linux"))]
+    fn c5_3_a_connect_that_fails_at_once_is_a_failed_dial_from_a_given_source_too() {
+        for source in [None, Some(IpAddr::from([127, 0, 0, 1]))] {
+            // No host: TCP has no broadcast.
+            let addr = SocketAddr::from(([255; 4], 9));
+            let err = dial(addr, source, &SocketOptions::default()).unwrap_err();
+            assert_eq!(err.kind(), io::ErrorKind::NetworkUnreachable);
+        }
+    }
+
+    #[test]
+    #[cfg(all(feature = "socket2", target_os = "linux"))]
     fn c6_1_urgent_bytes_are_read_in_line() {
         use std::io::{Read, Write};
         for (mut side, mut peer) in both_sides(&SocketOptions::default()) {
